@@ -1,0 +1,34 @@
+.PHONY: setup demo test test-slow lint bench clean
+PYTHON ?= python3
+BIN = .venv/bin
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt "torch==2.13.0"
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch .venv/ready
+
+# about three minutes: three learners, one of them slow, three processes killed
+demo: setup
+	$(BIN)/plesio run --learners 3 --slow learner-2=3 --every 24 --start-rounds 24 --until-tokens 700000 \
+	  --chaos "kill learner-1 at 150000 tokens; kill synchronizer at 300000 tokens; kill coordinator at 450000 tokens" \
+	  examples/gpt.py --batch 8
+
+lint: setup
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -m "not slow and not gpu" -n 2
+
+test-slow: setup
+	$(BIN)/pytest -m "slow" --timeout 900
+
+bench: setup
+	$(BIN)/python benchmarks/bench_overhead.py
+
+clean:
+	rm -rf .venv runs build

@@ -1,0 +1,124 @@
+"""From options to a run: the specification, the live table, and the words at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from plesio.cli.table import LiveTable
+from plesio.core.spec import RunSpec
+from plesio.errors import UserError
+from plesio.registry import CODECS, STRATEGIES, load
+from plesio.runtime.supervisor import Plan, Supervisor
+from plesio.testing import chaos as faults
+
+SPEC_FILE = "run.json"
+
+
+def make_spec(
+    *,
+    script: Path,
+    argv: tuple[str, ...],
+    learners: int,
+    strategy: str,
+    codec: str | None,
+    every: int,
+    start_rounds: int,
+    until_tokens: int | None,
+    epochs: int | None,
+    name: str,
+) -> RunSpec:
+    """Checks what the user said. Raises UserError naming the mend."""
+    if not script.is_file():
+        raise UserError(f"script {str(script)!r} does not exist; give the path of a Python file")
+    if "/" in name or name.startswith("."):
+        raise UserError(f"run name {name!r} must be a plain folder name")
+    schedule = load(STRATEGIES, "strategy", strategy)(every=every, start_rounds=start_rounds)
+    text = codec or ("none" if strategy == "sync" else "int8")
+    load(CODECS, "codec", text.partition("(")[0])
+    return RunSpec(
+        run=name,
+        learners=learners,
+        schedule=schedule,
+        uplink=text,
+        downlink=text,
+        until_tokens=until_tokens,
+        epochs=epochs,
+        script=str(script.resolve()),
+        argv=argv,
+        started_unix_s=time.time(),
+    )
+
+
+def read_spec(run_dir: Path) -> RunSpec:
+    """The specification of an earlier run."""
+    path = run_dir / SPEC_FILE
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run's folder (it has no {SPEC_FILE}); see `ls runs`")
+    return msgspec.json.decode(path.read_bytes(), type=RunSpec)
+
+
+def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as_json: bool, *, resume: bool) -> None:
+    """Runs it to its end, and says what happened."""
+    if not resume and run_dir.exists():
+        raise UserError(f"{run_dir} exists already; choose another --name, or `plesio resume {run_dir}`")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
+    except OSError as error:
+        raise UserError(f"cannot write to {run_dir}: {error.strerror}; choose another folder with --runs") from error
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit():
+        raise UserError(f"--listen {listen!r} is not HOST:PORT")
+    slowdowns = {k: float(v) for k, _, v in (p.partition("=") for p in slow.split(",") if p)}
+    plan = Plan(spec=spec, run_dir=run_dir, listen=(host, int(port)), slowdowns=slowdowns, faults=faults.parse(chaos))
+    table = LiveTable(spec, run_dir)
+    try:
+        with table:
+            asyncio.run(Supervisor(plan, table.show, table.say).run())
+    finally:
+        summary = _leave_report(run_dir)
+    _last_words(summary, run_dir)
+    if as_json:
+        print(json.dumps(summary))
+
+
+def _leave_report(run_dir: Path) -> dict[str, object]:
+    from plesio.reporting.report import write_report
+    from plesio.reporting.summary import write_summary
+
+    if not (run_dir / "events.jsonl").exists():
+        return {}
+    path = write_summary(run_dir)
+    write_report(run_dir)
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def _last_words(summary: dict[str, object], run_dir: Path) -> None:
+    """What happened, in five lines."""
+    units = summary["units"]
+    taking = summary["effective_participants"]
+    recoveries = summary["recovery_s"]
+    assert isinstance(units, dict) and isinstance(taking, dict) and isinstance(recoveries, list)
+    words = [
+        f"{summary.get('finished') or 'stopped; resumable'}: {summary['tokens']} tokens committed in "
+        f"{float(str(summary['wall_s'])):.0f} s, {summary['rounds']} rounds",
+        f"units: {units['applied']} applied, {units['reissued']} dealt again, {units['partial']} partial, "
+        f"{units['lost']} lost, {units['duplicated']} duplicated",
+        f"faults survived: {summary['faults']}"
+        + (f"; slowest recovery {max(recoveries):.1f} s" if recoveries else "")
+        + f"; effective participants: {taking['mean']:.1f} on average, {taking['min']} at least",
+        f"held-out loss: {_number(summary['val_loss_start'])} -> {_number(summary['val_loss'])}",
+        f"report: {run_dir / 'report.html'}   model: {run_dir / 'model.safetensors'}",
+    ]
+    print("\n".join(words), file=sys.stderr)
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "not measured"

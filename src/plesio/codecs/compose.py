@@ -1,0 +1,123 @@
+"""Codecs made of codecs: a chain, and feedback of what a codec lost. Neither is known to the receiver.
+
+State is explicit: `init` makes it, `encode` returns the next, and nothing is changed in place, so a push that
+never left can be encoded again from the old state. They do not checkpoint it: the learner does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from plesio.codecs.base import Codec, Packet, Stage, accumulate, decode, packet_bytes
+from plesio.errors import CodecError, UserError
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Chain:
+    """Each link encodes what the one before decodes to; the last link's payload travels, all links are named.
+
+    Links are registered codecs. ErrorFeedback is no link (there it would do nothing): it wraps the chain.
+    """
+
+    links: tuple[Stage, ...]
+
+    def __init__(self, *links: Stage) -> None:
+        wrong = [link for link in links if not isinstance(link, Stage)]
+        if wrong or not links:
+            raise UserError(f"a chain links registered codecs, not {wrong}; feedback goes around: ef(a+b)")
+        object.__setattr__(self, "links", links)
+
+    def __repr__(self) -> str:
+        return "+".join(map(repr, self.links))
+
+    @property
+    def needs_feedback(self) -> bool:
+        """See Codec.needs_feedback."""
+        return any(link.needs_feedback for link in self.links)
+
+    def init(self, like: Tensor) -> tuple[Any, ...]:
+        """One state a link."""
+        return tuple(link.init(like) for link in self.links)  # type: ignore[func-returns-value]
+
+    def encode(self, tensor: Tensor, state: tuple[Any, ...]) -> tuple[Packet, tuple[Any, ...]]:
+        """See Codec.encode. state: one a link."""
+        packet, first = self.links[0].encode(tensor, state[0])
+        states: list[Any] = [first]
+        stages = packet.stages
+        for link, before in zip(self.links[1:], state[1:], strict=True):
+            packet, after = link.encode(decode(packet), before)
+            states.append(after)
+            stages += packet.stages
+        return msgspec.structs.replace(packet, stages=stages), tuple(states)
+
+    def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """See Codec.wire_bytes."""
+        return packet_bytes(self.links, shape, dtype)
+
+
+@dataclass(frozen=True)
+class FeedbackState:
+    """residual: the tensor's shape, float32 or wider: what was not sent. inner: the wrapped codec's state."""
+
+    residual: Tensor
+    inner: Any
+
+
+@dataclass(frozen=True, repr=False)
+class ErrorFeedback:
+    """Sends codec(tensor + decay * residual), keeps what that lost: sum(sent) + residual = sum(inputs) (I5).
+
+    With decay b < 1: residual_T + sum b^(T-t) sent_t = sum b^(T-t) input_t. decay: 0 to 1.
+    The packet is the wrapped codec's. Source: Seide et al. 2014; Karimireddy et al. 2019 (1901.09847).
+    """
+
+    codec: Codec
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"the decay of error feedback is between 0 and 1, not {self.decay}")
+
+    def __repr__(self) -> str:
+        return f"ef({self.codec!r})" if self.decay == 1 else f"ef({self.codec!r}, {self.decay})"
+
+    @property
+    def needs_feedback(self) -> bool:
+        """It has it."""
+        return False
+
+    def init(self, like: Tensor) -> FeedbackState:
+        """A residual of zeros. like: any shape; half precision gets a float32 residual."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return FeedbackState(torch.zeros_like(like, dtype=dtype, requires_grad=False), self.codec.init(like))
+
+    def encode(self, tensor: Tensor, state: FeedbackState) -> tuple[Packet, FeedbackState]:
+        """See Codec.encode. CodecError also for another shape than init's, and NaN and Inf: they would stay.
+
+        state: of the step before; the next one holds a new residual.
+        """
+        if tensor.shape != state.residual.shape:
+            was, now = tuple(state.residual.shape), tuple(tensor.shape)
+            raise CodecError(f"codec {self!r} has a residual of shape {was} and got a tensor of shape {now}")
+        carried = torch.add(tensor.detach(), state.residual, alpha=self.decay)
+        packet, inner = self.codec.encode(carried.to(tensor.dtype), state.inner)
+        accumulate(packet, carried, -1.0)  # the residual now
+        if not math.isfinite(carried.sum(dtype=torch.float64)):
+            raise CodecError(f"codec {self!r} cannot carry NaN or Inf; check the loss")
+        return packet, FeedbackState(carried, inner)
+
+    def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """See Codec.wire_bytes."""
+        return self.codec.wire_bytes(shape, dtype)
+
+
+def with_feedback(codec: Codec) -> Codec:
+    """The codec, wrapped in ErrorFeedback when it loses something that nothing keeps yet."""
+    return ErrorFeedback(codec) if codec.needs_feedback else codec

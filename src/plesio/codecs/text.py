@@ -1,0 +1,48 @@
+"""Codecs as text, for the command line and the journal: "none", "int8(128)", "bf16+int8", "ef(int8, 0.9)".
+
+`repr` of a codec is its text. It is not a language: names come from the registry, arguments are numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from plesio.codecs.base import Codec, Stage, stage
+from plesio.codecs.compose import Chain, ErrorFeedback
+from plesio.errors import UserError
+
+_TERM = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.ASCII)
+N = TypeVar("N", int, float)
+
+
+def parse(text: str) -> Codec:
+    """The codec that a text names. Raises UnknownName for an unknown name, UserError for other mistakes."""
+    text = text.strip()
+    if (match := _TERM.fullmatch(text)) and match[1] == "ef":
+        inner, *decay = _split(match[2] or "", ",")
+        if len(decay) > 1:
+            raise UserError(f"codec {text!r} has too many arguments; write ef(codec) or ef(codec, decay)")
+        return ErrorFeedback(parse(inner), *(_number(d, text, float) for d in decay))
+    links = [_stage(term) for term in _split(text, "+")]
+    return links[0] if len(links) == 1 else Chain(*links)
+
+
+def _stage(term: str) -> Stage:
+    match = _TERM.fullmatch(term)
+    if match is None or match[1] == "ef":
+        raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), a+b, or ef(a+b)")
+    arguments = match[2].split(",") if match[2] else []
+    return stage(match[1], tuple(_number(a, term, int) for a in arguments))
+
+
+def _number(word: str, text: str, kind: type[N]) -> N:
+    try:
+        return kind(word)
+    except ValueError:
+        raise UserError(f"codec {text!r}: {word.strip()!r} is no {kind.__name__}") from None
+
+
+def _split(text: str, at: str) -> list[str]:
+    """The parts between `at` outside parentheses."""
+    return [part.strip() for part in re.split(re.escape(at) + r"(?![^(]*\))", text)]

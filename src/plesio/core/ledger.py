@@ -1,0 +1,85 @@
+"""Which units are dealt to whom, and what becomes of them when a worker or a version is lost. Pure reads.
+
+I1: a unit is applied, partial or re-issued; never two of them.
+"""
+
+from __future__ import annotations
+
+from plesio.core.state import Durable, Member, spans
+from plesio.core.taskbook import TaskState
+from plesio.records import Contribution, Span, Version
+
+
+def next_units(state: Durable, count: int) -> tuple[Span, ...]:
+    """Up to `count` units that nobody holds: those that came back first, then new ones."""
+    assert state.dataset is not None
+    chosen = [t.id for t in state.book.in_state(TaskState.READY)[:count]]
+    epoch, index = state.data_epoch, state.cursor
+    while len(chosen) < count and not _past_end(state, epoch):
+        chosen.append((epoch, index))
+        index += 1
+        if index == state.dataset.units:
+            epoch, index = epoch + 1, 0
+    return spans(chosen)
+
+
+def _past_end(state: Durable, epoch: int) -> bool:
+    assert state.dataset is not None
+    return bool(state.dataset.epochs) and epoch >= state.dataset.epochs
+
+
+def exhausted(state: Durable) -> bool:
+    """Have all units of all epochs been dealt, and none come back?"""
+    if state.dataset is None or not _past_end(state, state.data_epoch):
+        return False
+    return not state.book.in_state(TaskState.READY)
+
+
+def settled(state: Durable, closing: frozenset[tuple[str, int, int]] = frozenset()) -> bool:
+    """Is every unit dealt and merged, once the pushes in `closing` are?"""
+    return exhausted(state) and all(
+        t.state is TaskState.MERGED or (t.state is TaskState.HELD and (t.owner, t.generation, t.seq) in closing)
+        for t in state.book.tasks.values()
+    )
+
+
+def given_back(state: Durable, member: Member) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """(to the pool, partial) when this generation ends now. What it sent stays with the synchronizer."""
+    mine = state.book.owned(member.name, member.generation, TaskState.LEASED)
+    return spans(t.id for t in mine if not t.touched), spans(t.id for t in mine if t.touched)
+
+
+def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """(to the pool, with their learner again) when all that is not committed is lost now.
+
+    A delta that was held and not merged is still with its learner, if that lives: it will send it again. A
+    gradient is not: it belongs to a version that is gone.
+    """
+    assert state.spec is not None and state.committed is not None
+    back = [t.id for t in state.book.in_state(TaskState.MERGED)]
+    again: list[tuple[int, int]] = []
+    deltas = state.spec.schedule.at(state.committed.number + 1).sends == "delta"
+    for task in state.book.in_state(TaskState.HELD):
+        member = state.members[task.owner]
+        alive = member.live and member.generation == task.generation
+        (again if alive and deltas and not task.incomplete else back).append(task.id)
+    return spans(back), spans(again)
+
+
+def refused_units(state: Durable, push: Contribution) -> tuple[Span, ...]:
+    """The units that go back when this push is refused."""
+    mine = {t.id for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
+    return spans(i for s in push.ended for i in ((s.epoch, n) for n in range(s.start, s.stop)) if i in mine)
+
+
+def lacks_leases(state: Durable, push: Contribution) -> bool:
+    """Does it name units that its sender does not hold?"""
+    mine = {t.id for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
+    named = {(s.epoch, n) for s in (*push.ended, *push.begun) for n in range(s.start, s.stop)}
+    return not named <= mine
+
+
+def is_stale(state: Durable, base: Version) -> bool:
+    """Is a gradient on this base too late for the next round?"""
+    newest = state.closing.version if state.closing else state.merged
+    return base != newest

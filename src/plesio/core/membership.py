@@ -1,0 +1,40 @@
+"""Who is alive, from observed arrivals only: no timeout that a user must guess. Volatile; never journaled."""
+
+from __future__ import annotations
+
+import msgspec
+
+from plesio.records import Version
+
+SUSPICION_FLOOR_S = 2.0
+SILENCE_FACTOR = 5.0  # a silent learner's leases are taken back after so many suspicion deadlines, if needed
+
+
+class Pulse(msgspec.Struct):
+    """What is known of one learner just now. Owned by Volatile."""
+
+    last_s: float
+    interval_s: float = 0.25  # smoothed time between signs of life
+    spread_s: float = 0.1  # smoothed deviation of it
+    base: Version | None = None  # its newest known base; None: it has no state yet
+    tokens: float = 0.0  # tokens of its newest whole push
+    step_s: float = 0.0  # seconds of one step, as it measured
+
+    def beat(self, now_s: float) -> None:
+        """A sign of life."""
+        gap_s = max(0.0, now_s - self.last_s)
+        self.spread_s += 0.1 * (abs(gap_s - self.interval_s) - self.spread_s)
+        self.interval_s += 0.1 * (gap_s - self.interval_s)
+        self.last_s = now_s
+
+    def deadline_s(self) -> float:
+        """Seconds of silence after which it is suspected."""
+        return max(SUSPICION_FLOOR_S, 2.0 * self.interval_s + 8.0 * self.spread_s)
+
+    def suspected(self, now_s: float) -> bool:
+        """Silent for longer than its deadline?"""
+        return now_s - self.last_s >= self.deadline_s()
+
+    def silent(self, now_s: float) -> bool:
+        """So long that its leases may be given to one who waits for work?"""
+        return now_s - self.last_s >= SILENCE_FACTOR * self.deadline_s()

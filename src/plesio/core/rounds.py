@@ -1,0 +1,244 @@
+"""When a round closes, who donates and who evaluates, when to commit, and when the run is over. Pure."""
+
+from __future__ import annotations
+
+from plesio.core import effects as e
+from plesio.core import facts as f
+from plesio.core import ledger, recovery
+from plesio.core.turn import Turn
+from plesio.records import Contribution, Version
+from plesio.strategies import merge
+from plesio.strategies.barrier import RoundView
+from plesio.strategies.base import Strategy
+
+SNAPSHOT_SHARE = 10.0  # a snapshot may take a tenth of the time
+DONATION_PATIENCE_S = 10.0  # then somebody is asked again
+EVALUATION_SHARE = 20.0  # measuring the held-out loss: a twentieth of one learner's
+START_WAIT_S = 60.0
+
+
+def progress(turn: Turn) -> None:
+    """After every stimulus: whatever can go on, goes on."""
+    if turn.durable.merged is None:
+        ask_commit(turn)  # there is no version yet: somebody gives the first
+        return
+    if complete(turn) and turn.durable.closing is None:
+        _finish_or_commit(turn)
+        return
+    _commit_when_due(turn)
+    _close_when_ripe(turn)
+
+
+def strategy(turn: Turn) -> Strategy:
+    """The strategy of the round under way."""
+    assert turn.durable.spec is not None and turn.durable.merged is not None
+    return turn.durable.spec.schedule.at(turn.durable.merged.number + 1)
+
+
+def complete(turn: Turn) -> bool:
+    """Is all that was asked merged?"""
+    durable = turn.durable
+    if durable.spec is None or durable.merged is None:
+        return False
+    target = durable.spec.until_tokens
+    enough = target is not None and durable.tokens_merged >= target
+    return enough or (ledger.settled(durable) and not durable.held)
+
+
+def _finish_or_commit(turn: Turn) -> None:
+    durable = turn.durable
+    assert durable.merged is not None
+    if durable.committed != durable.merged:
+        ask_commit(turn)
+        return
+    reason = "all units applied" if ledger.settled(durable) else "token target reached"
+    turn.emit(f.RunFinished(durable.merged, reason))
+    turn.order(e.EndRun(durable.merged, reason))
+
+
+def _holds_gradient_state(turn: Turn) -> bool:
+    """Is the newest version's state with the learners rather than with the synchronizer?"""
+    durable = turn.durable
+    assert durable.spec is not None and durable.merged is not None
+    number = durable.merged.number
+    return number > 0 and durable.spec.schedule.at(number).sends == "gradient" and durable.committed != durable.merged
+
+
+def ask_commit(turn: Turn) -> None:
+    """Sees to it that the newest version gets a snapshot: by the synchronizer, or by a learner's upload."""
+    durable, volatile = turn.durable, turn.volatile
+    if durable.merged is not None and durable.committed == durable.merged:
+        return
+    if durable.merged is not None and not _holds_gradient_state(turn):
+        if turn.now_s - volatile.snapshot_s >= 0.5:
+            volatile.snapshot_s = turn.now_s
+            turn.order(e.TakeSnapshot(durable.merged))
+        volatile.again_s = _sooner(volatile.again_s, turn.now_s + 0.5)
+        return
+    initial = durable.merged is None
+    asked_lately = turn.now_s - volatile.snapshot_s < DONATION_PATIENCE_S
+    if volatile.donor and asked_lately and not turn.pulse(volatile.donor).suspected(turn.now_s):
+        return
+    for member in durable.members.values():
+        suspected = turn.pulse(member.name).suspected(turn.now_s) if member.live else True
+        if not suspected and (initial or turn.usable(member.name)):
+            volatile.donor, volatile.snapshot_s = member.name, turn.now_s
+            turn.order(e.DonateState(member.name, member.generation, initial))
+            return
+    if not initial and not _replica_left(turn):
+        recovery.roll_back(turn)
+        recovery.resend_to_synchronizer(turn)
+
+
+def _replica_left(turn: Turn) -> bool:
+    """Does anybody who may still come back hold the newest version?"""
+    live = [turn.pulse(m.name) for m in turn.durable.members.values() if m.live]
+    return any(p.base is not None and not p.silent(turn.now_s) for p in live)
+
+
+def _commit_when_due(turn: Turn) -> None:
+    durable, volatile = turn.durable, turn.volatile
+    assert durable.spec is not None and durable.merged is not None
+    if durable.committed == durable.merged or durable.closing is not None:
+        return
+    if _holds_gradient_state(turn):
+        if durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
+            ask_commit(turn)
+        return
+    if turn.now_s - volatile.snapshot_s >= SNAPSHOT_SHARE * volatile.snapshot_cost_s:
+        volatile.snapshot_s = turn.now_s
+        turn.order(e.TakeSnapshot(durable.merged))
+
+
+def _anybody(turn: Turn) -> bool:
+    return any(turn.usable(m.name) for m in turn.durable.members.values() if m.live)
+
+
+def expected(turn: Turn) -> dict[str, float]:
+    """Who can still contribute to this round, with the tokens of one push of each."""
+    volatile = turn.volatile
+    names = [
+        m.name
+        for m in turn.durable.members.values()
+        if m.live and m.name not in volatile.asking
+        and (turn.usable(m.name) or (m.name in volatile.admitting and not turn.pulse(m.name).suspected(turn.now_s)))
+    ]  # fmt: skip
+    known = [turn.pulse(n).tokens for n in names if turn.pulse(n).tokens]
+    usual = sum(known) / len(known) if known else 1.0
+    return {n: turn.pulse(n).tokens or usual for n in names}
+
+
+def _close_when_ripe(turn: Turn) -> None:
+    durable, volatile = turn.durable, turn.volatile
+    assert durable.spec is not None and durable.merged is not None
+    volatile.again_s = None
+    waits_for_state = durable.spec.schedule.switches_at(durable.merged.number) and durable.committed != durable.merged
+    if durable.closing is not None or not durable.held or waits_for_state or _still_gathering(turn):
+        return
+    verdict = strategy(turn).barrier.judge(_view(turn), turn.now_s)
+    if verdict.quorum and volatile.quorum_s is None:
+        volatile.quorum_s = turn.now_s
+    if verdict.close:
+        _close(turn)
+    else:
+        volatile.again_s = verdict.again_s
+
+
+def _still_gathering(turn: Turn) -> bool:
+    """Before the first round: are learners that the run asked for still on their way?"""
+    durable, volatile = turn.durable, turn.volatile
+    assert durable.spec is not None and durable.merged is not None
+    if durable.merged.number > 0 or volatile.started_s is None:
+        return False
+    until_s = volatile.started_s + START_WAIT_S
+    ready = sum(turn.usable(m.name) for m in durable.members.values())
+    if ready >= durable.spec.learners or turn.now_s >= until_s:
+        return False
+    volatile.again_s = until_s
+    return True
+
+
+def _view(turn: Turn) -> RoundView:
+    held: dict[str, float] = {}
+    for push in turn.durable.held:
+        held[push.contributor] = held.get(push.contributor, 0.0) + push.tokens
+    steps = [p.step_s for p in turn.volatile.pulses.values() if p.step_s]
+    return RoundView(expected(turn), held, turn.volatile.quorum_s, min(steps, default=0.0), turn.volatile.merge_s)
+
+
+def _close(turn: Turn) -> None:
+    durable, volatile = turn.durable, turn.volatile
+    assert durable.spec is not None and durable.merged is not None
+    chosen = strategy(turn)
+    number = durable.merged.number + 1
+    pushes = tuple((c.contributor, c.generation, c.seq) for c in durable.held)
+    names = list(dict.fromkeys(c.contributor for c in durable.held if turn.usable(c.contributor)))
+    tokens = sum(c.tokens for c in durable.held)
+    target = durable.spec.until_tokens
+    final = ledger.settled(durable, frozenset(pushes)) or (
+        target is not None and durable.tokens_merged + tokens >= target
+    )
+    turn.emit(
+        f.RoundClosed(
+            version=Version(durable.lineage, number),
+            strategy=chosen.name,
+            pushes=pushes,
+            factors=merge.weights(chosen.merge, durable.held),
+            contributors=len({p[0] for p in pushes}),
+            live=sum(m.live for m in durable.members.values()),
+            tokens=tokens,
+            final=final,
+            donor=_donor(turn, chosen, number, names, final),
+            evaluator=_evaluator(turn, names, final),
+        )
+    )
+    volatile.quorum_s, volatile.closed_s = None, turn.now_s
+    assert durable.closing is not None
+    turn.order(recovery.close_order(durable.closing))
+
+
+def _donor(turn: Turn, chosen: Strategy, number: int, names: list[str], final: bool) -> str:
+    """In gradient rounds: who uploads its state, when a snapshot is due or somebody waits for a state."""
+    durable, volatile = turn.durable, turn.volatile
+    assert durable.spec is not None
+    if chosen.sends != "gradient" or not names:
+        return ""
+    waiting = {m.name for m in durable.members.values() if m.live and turn.pulse(m.name).base is None}
+    waiting = {n for n in waiting if not turn.pulse(n).suspected(turn.now_s)}
+    due = turn.now_s - volatile.snapshot_s >= max(2.0, 2 * SNAPSHOT_SHARE * volatile.snapshot_cost_s)
+    if not (waiting or due or final or durable.spec.schedule.switches_at(number)):
+        return ""
+    volatile.admitting |= waiting
+    volatile.donor, volatile.snapshot_s = names[0], turn.now_s
+    return names[0]
+
+
+def _evaluator(turn: Turn, names: list[str], final: bool) -> str:
+    """Who measures the held-out loss of this version: now and then the first to have pushed."""
+    volatile = turn.volatile
+    pause_s = max(5.0, EVALUATION_SHARE * volatile.evaluation_cost_s)
+    if not names or not (final or turn.now_s - volatile.evaluated_s >= pause_s):
+        return ""
+    volatile.evaluated_s = turn.now_s
+    return names[0]
+
+
+def refusal(turn: Turn, push: Contribution) -> str:
+    """Why a push does not count; '' when it does. 'stale' and 'lease' are final, the others are answered by a rejoin."""
+    durable = turn.durable
+    if durable.spec is None or push.run != durable.spec.run:
+        return "run"
+    if durable.merged is None or push.base.lineage != durable.lineage:
+        return "lineage"
+    newest = durable.closing.version if durable.closing else durable.merged
+    if push.base.number > newest.number:
+        return "future"
+    if durable.spec.schedule.at(push.base.number + 1).sends == "gradient" and ledger.is_stale(durable, push.base):
+        return "stale"
+    if durable.spec.schedule.at(newest.number + 1).sends != durable.spec.schedule.at(push.base.number + 1).sends:
+        return "stale"
+    return "lease" if ledger.lacks_leases(durable, push) else ""
+
+
+def _sooner(one: float | None, other: float) -> float:
+    return other if one is None else min(one, other)

@@ -1,0 +1,58 @@
+"""The one exception tree of plesio. A message says what happened, to whom, and what to do.
+
+The docstring of an exception is its default message. `exit_code` is what a command ends with:
+2 for a mistake of the user, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+
+class PlesioError(Exception):
+    """plesio could not go on."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+
+
+class UserError(PlesioError):
+    """The input cannot be used as it is."""
+
+    exit_code = 2
+
+
+class UnknownName(UserError):
+    """No such name is registered."""
+
+
+class ModelMismatch(UserError):
+    """The model differs from the one that this run trains."""
+
+
+class TokenRefused(UserError):
+    """The token does not match the coordinator's."""
+
+
+class PortInUse(UserError):
+    """The port is already in use; choose another with --listen HOST:PORT."""
+
+
+class CodecError(PlesioError):
+    """The bytes are not a packet of this codec."""
+
+
+class WireError(PlesioError):
+    """The peer sent bytes that break the protocol."""
+
+
+class StoreError(PlesioError):
+    """The journal cannot be written; see whether the disk is full or read-only."""
+
+
+class Fenced(StoreError):
+    """Another coordinator leads: this one's epoch is older, so its write was refused."""
+
+
+class InternalError(PlesioError):
+    """plesio broke one of its own invariants; please report it with the run directory."""

@@ -1,0 +1,1 @@
+"""Where processes run: a launcher starts, signals and ends them, and reports each end once."""

@@ -1,0 +1,43 @@
+"""Names to classes, loaded only when asked for, so that `import plesio` stays light.
+
+A new codec, strategy, policy, store or launcher is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from plesio.errors import UnknownName
+
+CODECS: dict[str, str] = {
+    "none": "plesio.codecs.cast:Identity",
+    "bf16": "plesio.codecs.cast:Bf16",
+    "fp16": "plesio.codecs.cast:Fp16",
+    "int8": "plesio.codecs.int8:Int8",
+}
+
+STRATEGIES: dict[str, str] = {
+    "sync": "plesio.strategies.presets:Sync",
+    "decoupled": "plesio.strategies.presets:Decoupled",
+}
+
+STORES: dict[str, str] = {
+    "memory": "plesio.stores.memory:MemoryStore",
+    "sqlite": "plesio.stores.sqlite:SqliteStore",
+}
+
+LAUNCHERS: dict[str, str] = {
+    "local": "plesio.launchers.local:LocalLauncher",
+}
+
+
+def load(table: dict[str, str], kind: str, name: str) -> Any:
+    """The object registered as `name`. Raises UnknownName with the nearest known name."""
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(table))}"
+        raise UnknownName(f"{kind} {name!r} is unknown; {mend}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

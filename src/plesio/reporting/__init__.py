@@ -1,0 +1,6 @@
+"""What a run leaves behind to read: events.jsonl, summary.json, report.html and the log. Reads files; decides nothing.
+
+events: the lines of events.jsonl and metrics.jsonl.  counters: counters that restart with their process.
+units: the recount of the ledger.  story: one fold of all events.  summary: summary.json.
+charts, page, report: report.html.  log: one line a fact.
+"""

@@ -1,0 +1,99 @@
+"""events.jsonl: one JSON object a line, one line a fact, in journal order. It is readable, and can be made again.
+
+Versions are [lineage, number], spans [epoch, start, stop]; every other record is an object by field names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from plesio.core.facts import Fact
+from plesio.errors import PlesioError
+from plesio.records import Contribution, Dataset
+
+Event = dict[str, Any]
+Unit = tuple[int, int]  # (data epoch, index)
+
+_SEQ = re.compile(rb'\{"seq":(\d+),')
+
+
+def event_line(seq: int, unix_s: float, fact: Fact) -> str:
+    """One fact of journal blob `seq` as a line, without its newline."""
+    event: Event = {"seq": seq, "unix_s": unix_s, "type": type(fact).__name__}
+    event.update((name, _plain(value)) for name, value in msgspec.structs.asdict(fact).items())
+    return msgspec.json.encode(event).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Contribution, Dataset)):
+        return {name: _plain(inner) for name, inner in msgspec.structs.asdict(value).items()}
+    return msgspec.to_builtins(value)
+
+
+def last_seq(path: Path) -> int:
+    """The newest journal blob that the file holds whole; 0 for none.
+
+    Cuts a torn last line off, with its blob's other lines, so that appending goes on cleanly.
+    """
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    whole = content.splitlines(keepends=True)
+    if whole and not whole[-1].endswith(b"\n"):
+        torn = whole.pop()
+        same = _SEQ.match(torn)
+        seq = int(same[1]) if same else _newest(whole)
+        while whole and not torn.startswith(b'{"type"') and _newest(whole[-1:]) == seq:
+            whole.pop()
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, whole)))
+    return _newest(whole)
+
+
+def _newest(rows: list[bytes]) -> int:
+    return next((int(found[1]) for row in reversed(rows) if (found := _SEQ.match(row))), 0)
+
+
+def read_events(run_dir: Path) -> list[Event]:
+    """All events of a run; none when it has no file. A torn last line is left out."""
+    rows = _rows(run_dir / "events.jsonl")
+    events: list[Event] = []
+    for number, row in enumerate(rows, 1):
+        event = parse(row)
+        if event is not None:
+            events.append(event)
+        elif number < len(rows):
+            raise PlesioError(f"line {number} of {run_dir / 'events.jsonl'} is damaged, and no reader can trust the rest; restore it from a copy")
+    return events
+
+
+def read_metrics(run_dir: Path) -> list[Event]:
+    """All samples of metrics.jsonl. It is not durable: damaged lines are left out."""
+    return [sample for row in _rows(run_dir / "metrics.jsonl") if (sample := parse(row)) is not None]
+
+
+def parse(row: bytes) -> Event | None:
+    """A line as an object; None when it is not one."""
+    try:
+        return msgspec.json.decode(row, type=Event)
+    except msgspec.DecodeError:
+        return None
+
+
+def _rows(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def units_in(spans: Iterable[list[int]]) -> Iterator[Unit]:
+    """The units named by spans [epoch, start, stop]."""
+    return ((epoch, index) for epoch, start, stop in spans for index in range(start, stop))
+
+
+def count(spans: Iterable[list[int]]) -> int:
+    """How many units the spans name."""
+    return sum(stop - start for _, start, stop in spans)

@@ -1,0 +1,112 @@
+"""The log of a run: one readable line a fact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from plesio.reporting.events import Event, count, parse
+from plesio.reporting.story import FAULTY_ENDS
+
+POLL_S = 0.2
+
+
+def lines(run_dir: Path, follow: bool = False, wait: Callable[[], None] = lambda: time.sleep(POLL_S)) -> Iterator[str]:
+    """The facts in plain words: local time, seconds since the first, what happened.
+
+    follow: waits for more (`wait` is called between two looks) until the run is finished.
+    """
+    start_s: float | None = None
+    for event in _events(run_dir / "events.jsonl", follow, wait):
+        start_s = event["unix_s"] if start_s is None else start_s
+        local = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
+        yield f"{local} {event['unix_s'] - start_s:9.1f} s  {say(event)}"
+
+
+def _events(path: Path, follow: bool, wait: Callable[[], None]) -> Iterator[Event]:
+    """Whole lines only. What a restart cuts off comes again byte for byte, so the position stays good."""
+    position, finished = 0, False
+    while True:
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                rows = file.read().splitlines(keepends=True)
+            for row in rows:
+                if not row.endswith(b"\n"):
+                    break
+                position += len(row)
+                event = parse(row)
+                if event is not None:
+                    finished = finished or event["type"] == "RunFinished"
+                    yield event
+        if finished or not follow:
+            return
+        wait()
+
+
+def say(event: Event) -> str:
+    """One fact in plain words."""
+    words = _WORDS.get(event["type"])
+    return words(event) if words is not None else event["type"]
+
+
+def _units(spans: Any) -> str:
+    number = count(spans)
+    return f"{number} unit" if number == 1 else f"{number} units"
+
+
+def _version(version: list[int]) -> str:
+    lineage, number = version
+    return f"version {number}" if lineage == 1 else f"version {number} (lineage {lineage})"
+
+
+def _ended(event: Event) -> str:
+    what = FAULTY_ENDS.get(event["reason"], event["reason"])
+    parts = f", {_units(event['partial'])} partly merged" if event["partial"] else ""
+    back = f"{_units(event['returned'])} went back{parts}"
+    return f"{event['name']} {what} (generation {event['generation']}): {back}"
+
+
+def _accepted(event: Event) -> str:
+    push = event["contribution"]
+    what = f"{push['steps']} steps, {push['tokens']} tokens, {_units(push['ended'])}, {push['size_bytes']} bytes"
+    return f"{push['contributor']} sent push {push['seq']}: {what}"
+
+
+def _closed(event: Event) -> str:
+    names = ", ".join(dict.fromkeys(push[0] for push in event["pushes"]))
+    share = f"{event['contributors']} of {event['live']} took part: {names}"
+    return f"round for {_version(event['version'])} closed ({event['strategy']}), {event['tokens']} tokens; {share}"
+
+
+def _rolled_back(event: Event) -> str:
+    back = f"{_units(event['returned'])} went back, {_units(event['reheld'])} are still with their learners"
+    return f"the synchronizer was lost: rolled back to {_version(event['to'])}, lineage {event['lineage']}; {back}"
+
+
+_WORDS: dict[str, Callable[[Event], str]] = {
+    "CoordinatorStarted": lambda e: f"the coordinator started (pid {e['pid']})",
+    "RunStarted": lambda e: f"run {e['spec'].get('run', '')} started, {e['spec'].get('learners', '?')} learners asked for",
+    "LeaderElected": lambda e: f"the coordinator leads (epoch {e['epoch']})",
+    "MemberJoined": lambda e: f"{e['name']} joined (generation {e['generation']})",
+    "MemberEnded": _ended,
+    "ModelDeclared": lambda e: f"the model has {e['parameters']} parameters (signature {e['signature'][:12]})",
+    "DatasetDeclared": lambda e: f"the data: {e['dataset']['n_samples']} samples, units of {e['dataset']['unit_size']}",
+    "UnitsLeased": lambda e: f"{e['name']} took {_units(e['spans'])}",
+    "ContributionAccepted": _accepted,
+    "ContributionVoided": lambda e: (
+        f"push {e['seq']} of {e['name']} was refused ({e['reason']}): {_units(e['returned'])} went back"
+    ),
+    "RoundClosed": _closed,
+    "VersionMerged": lambda e: f"{_version(e['version'])} was merged",
+    "VersionCommitted": lambda e: f"{_version(e['version'])} is committed ({e['snapshot']})",
+    "RolledBack": _rolled_back,
+    "SynchronizerSeen": lambda e: "a synchronizer is up",
+    "Evaluated": lambda e: (
+        f"held-out loss of {_version(e['version'])}: {'not a number' if e['loss'] is None else format(e['loss'], '.4f')}"
+    ),
+    "PeerRefused": lambda e: f"{e['who']} was refused: {e['reason']}",
+    "RunFinished": lambda e: f"finished at {_version(e['version'])}: {e['reason']}",
+}

@@ -1,0 +1,50 @@
+"""Facts to and from the store: one blob per batch; a snapshot of the state now and then, so that it stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from plesio.core.facts import AnyFact, Fact
+from plesio.core.state import Durable, apply
+from plesio.stores.base import Store
+
+COMPACT_EVERY = 2000  # batches between two snapshots of the state
+
+_encoder = msgspec.msgpack.Encoder()
+_facts = msgspec.msgpack.Decoder(tuple[float, list[AnyFact]])
+_state = msgspec.msgpack.Decoder(Durable)
+
+
+class Journal:
+    """The journal of one leader. `seq` is the number of its newest blob."""
+
+    def __init__(self, store: Store, epoch: int) -> None:
+        self.store = store
+        self.epoch = epoch
+        self.seq = 0
+        self._compacted = 0
+
+    async def load(self) -> tuple[Durable, list[tuple[int, float, list[Fact]]]]:
+        """The fold of everything, and the batches that are still kept: (seq, unix seconds, facts)."""
+        kept = await self.store.get_snapshot()
+        state = Durable()
+        if kept is not None:
+            self.seq = self._compacted = kept[0]
+            state = _state.decode(kept[1])
+        batches: list[tuple[int, float, list[Fact]]] = []
+        for seq, blob in await self.store.read(self.seq):
+            unix_s, facts = _facts.decode(blob)
+            for fact in facts:
+                apply(state, fact)
+            batches.append((seq, unix_s, list(facts)))
+            self.seq = seq
+        return state, batches
+
+    async def commit(self, unix_s: float, facts: Sequence[Fact], state: Durable) -> None:
+        """Makes the facts durable; raises when it cannot: the process must end then."""
+        self.seq = await self.store.append(self.epoch, self.seq, _encoder.encode((unix_s, list(facts))))
+        if self.seq - self._compacted >= COMPACT_EVERY:
+            await self.store.put_snapshot(self.epoch, self.seq, _encoder.encode(state))
+            self._compacted = self.seq

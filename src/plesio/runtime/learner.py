@@ -1,0 +1,526 @@
+"""The learner inside the user's process. The main thread has the model; encoding and decoding have a thread; the link too.
+
+All decisions about units and pushes are PushBook's; here is only what touches tensors.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from plesio import codecs
+from plesio.codecs.base import Packet
+from plesio.core import effects as e
+from plesio.core import stimuli as s
+from plesio.core.pushbook import PushBook
+from plesio.core.spec import RunSpec
+from plesio.errors import InternalError, ModelMismatch, PlesioError, UserError
+from plesio.records import Contribution, Dataset, Version
+from plesio.runtime.fragments import Layout, pack_state, unpack_state
+from plesio.runtime.link import Identity, Link
+from plesio.runtime.meter import Meter
+from plesio.runtime.optimizers import BoundOptimizer
+from plesio.runtime.outerstate import digest
+from plesio.strategies.base import Strategy
+from plesio.wire import messages as m
+
+ASK = 8  # units asked for at once
+LOW = 4  # ask again when fewer are left
+
+UnitId = tuple[int, int]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Where and as whom a learner joins."""
+
+    coordinator: tuple[str, int]
+    token: str
+    name: str
+    incarnation: str
+    slowdown: float = 1.0  # for demonstrations: each step takes so many times as long
+
+
+class LearnerEngine:
+    """Owns the model's flat copies, the push book and the link. Called by the user's main thread only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluate: Callable[[torch.nn.Module], float] | None,
+    ) -> None:
+        self.settings = settings
+        self.model = model
+        self.evaluate = evaluate
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.layout = Layout.of(named)
+        self.parameters: list[Tensor] = [p for _, p in named]
+        self.optimizer = BoundOptimizer(optimizer, self.parameters)
+        self.local = torch.empty(self.layout.numel, dtype=self.layout.dtype)  # scratch
+        self.outer = torch.empty_like(self.local)  # the base: the newest version, as all learners see it
+        self.anchor = torch.empty_like(self.local)  # local - anchor is the work that is not sent yet
+        self.meter = Meter()
+        self.events: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self.book = PushBook(run="", name=settings.name)
+        self.spec: RunSpec | None = None
+        self.lineage = 0
+        self.rollback: e.RollBack | None = None
+        self.stashed_state: tuple[m.VersionMade, Any] | None = None
+        self.units: deque[UnitId] = deque()
+        self.request = 0
+        self.waiting_for: int | None = None
+        self.nothing_left = False
+        self.current: UnitId | None = None
+        self.void_unit = False
+        self.final = False
+        self.ended: e.EndRun | None = None
+        self.rejoins = 0
+        self.packets: dict[int, bytes] = {}
+        self._pool = ThreadPoolExecutor(1, "plesio-codec")
+        self._codec: Any = None
+        self._codec_state: Any = None
+        identity = Identity(settings.name, settings.incarnation, self.layout.signature(), self.layout.numel)
+        self.link = Link(settings.coordinator, settings.token, identity, self._on_event, self._metrics)
+
+    # -- joining and leaving
+
+    def join(self) -> None:
+        """Takes part: returns when the model holds the run's newest version. Raises UserError when refused."""
+        self.link.start()
+        while self.book.base is None and self.ended is None:
+            self._handle_next()
+        self.meter.left_s = time.monotonic()
+
+    def leave(self) -> None:
+        """Sends what is not sent yet, waits for its merge (a moment at most), and goes."""
+        if self.ended is None and self.book.base is not None:
+            if self.book.unsent.steps and self._strategy().sends == "delta":
+                self._push_delta(last=True)
+            until_s = time.monotonic() + 5.0
+            while self.book.in_flight and self.ended is None and time.monotonic() < until_s:
+                self._handle_next(timeout_s=0.2)
+        self.link.stop(s.Leave(self.settings.name, self.book.generation))
+        self._pool.shutdown(wait=True)
+
+    # -- the training loop's side
+
+    def next_unit(self, dataset: Dataset) -> UnitId | None:
+        """The next unit, or None when the run is over. Waits, applying versions, while none is free."""
+        self.meter.enter()
+        self.meter.phase = "training"
+        self._drain()
+        while self.ended is None:
+            if len(self.units) <= LOW and self.waiting_for is None:
+                self._ask(dataset)
+            if self.units and not self.final:
+                self.current, self.void_unit = self.units.popleft(), False
+                self.meter.leave()
+                return self.current
+            if self.nothing_left and self.book.unsent.steps and self._strategy().sends == "delta":
+                self._push_delta(last=True)
+            self.meter.phase = "idle"
+            self._handle_next()
+        self._settle_final()
+        self.meter.leave()
+        return None
+
+    def end_unit(self) -> None:
+        """The loop is done with its current unit."""
+        if self.current is not None and self.current in self.book.unsent.begun:
+            self.book.end(self.current)
+        self.current = None
+
+    def step(self, tokens: int, loss: float | None, ends_unit: bool) -> None:
+        """One optimizer step of the user's loop is done (or, in gradient rounds, noted)."""
+        spent_s = self.meter.enter()
+        if self.settings.slowdown > 1.0:
+            time.sleep(spent_s * (self.settings.slowdown - 1.0))
+            spent_s += self.meter.enter()
+        self.meter.step(tokens, loss, spent_s)
+        self._drain()
+        if self.ended is not None:
+            self._settle_final()
+        elif self.void_unit:
+            self._discard_local()
+        elif self.optimizer.deferring:
+            self.book.step(tokens, self.current, ends_unit)
+            self._gradient_round()
+        else:
+            self.book.step(tokens, self.current, ends_unit)
+            self._local_step()
+        while self.final and self.ended is None:
+            self._handle_next()
+        if self.ended is not None:
+            self._settle_final()
+        self.meter.leave()
+
+    def _gradient_round(self) -> None:
+        gradient = self.layout.gather(self.optimizer.gradients(), torch.empty_like(self.local))
+        seq = self._push(gradient, last=False)
+        self.meter.phase = "waiting"
+        while seq in self.book.in_flight and self.ended is None:
+            self._handle_next()
+        self.meter.phase = "training"
+
+    def _local_step(self) -> None:
+        strategy = self._strategy()
+        if not self.book.due(strategy.every):
+            return
+        self.meter.phase = "waiting"
+        while self.book.full() and self.ended is None:
+            self._handle_next()
+        if self.ended is None and self.book.unsent.steps:
+            self._push_delta(last=False)
+        while strategy.overlap == 0 and self.book.in_flight and self.ended is None:
+            self._handle_next()
+        self.meter.phase = "training"
+
+    def _strategy(self) -> Strategy:
+        assert self.spec is not None and self.book.base is not None
+        return self.spec.schedule.at(self.book.base.number + 1)
+
+    def _ask(self, dataset: Dataset) -> None:
+        self.request += 1
+        self.waiting_for = self.request
+        self.link.ask(s.AskUnits(self.settings.name, self.book.generation, self.request, ASK, dataset))
+
+    # -- sending
+
+    def _push_delta(self, last: bool) -> None:
+        """What is not sent yet leaves: delta = anchor - local; the local model goes on from there."""
+        local = self.layout.gather(self.parameters, self.local)
+        delta = self.anchor - local
+        self.anchor.copy_(local)
+        self._push(delta, last)
+
+    def _push(self, value: Tensor, last: bool) -> int:
+        """value: (n,), handed over to the codec thread."""
+        assert self.spec is not None
+        push = self.book.cut(self.spec.uplink, "", 0, self.meter.step_s, last)
+        self._pool.submit(self._guarded, self._encode, push, value)
+        return push.seq
+
+    def _encode(self, push: Contribution, value: Tensor) -> None:
+        """On the codec thread."""
+        if self._codec_state is None:
+            self._codec_state = self._codec.init(value)
+        packet, self._codec_state = self._codec.encode(value, self._codec_state)
+        data = packet.to_bytes()
+        self.packets[push.seq] = data
+        self.link.push(msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data)), data)
+
+    def _upload(self, version: Version) -> None:
+        """Gives this learner's state of `version` (its base) to the synchronizer."""
+        if self.optimizer.deferring or version.number == 0:
+            flat = self.layout.gather(self.parameters, torch.empty_like(self.local))
+        else:
+            flat = self.outer.clone()
+        state = self.optimizer.state()
+
+        def send() -> None:
+            self.link.upload(version, pack_state(self.layout, flat, state))
+
+        self._pool.submit(self._guarded, send)
+
+    # -- receiving
+
+    def _on_event(self, message: Any, payload: memoryview | None) -> None:
+        """On the link's thread: decoding goes to the codec thread, the rest straight to the main thread."""
+        if isinstance(message, m.VersionMade):
+            self._pool.submit(self._guarded, self._decode, message, payload)
+        else:
+            self.events.put((message, None))
+
+    def _decode(self, made: m.VersionMade, payload: memoryview | None) -> None:
+        """On the codec thread."""
+        value: Any = None
+        if made.kind == "state":
+            value = unpack_state(payload or b"")
+        elif made.kind in ("gradient", "delta"):
+            value = codecs.decode(Packet.from_bytes(payload or b""))
+        self.events.put((made, value))
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        """An error of a background thread is raised on the main thread."""
+        try:
+            function(*args)
+        except Exception as error:  # the edge of a thread: nobody else would see it
+            self.events.put((error, None))
+
+    def _drain(self) -> None:
+        while not self.events.empty():
+            self._handle_next()
+
+    def _handle_next(self, timeout_s: float | None = None) -> None:
+        try:
+            message, value = self.events.get(timeout=timeout_s)
+        except queue.Empty:
+            return
+        if isinstance(message, Exception):
+            raise message
+        handler = self._HANDLERS.get(type(message))
+        if handler is None:
+            raise InternalError(f"a learner does not understand {type(message).__name__}")
+        handler(self, message, value)
+
+    def _welcome(self, message: e.Welcome, _: Any) -> None:
+        if message.generation == self.book.generation:
+            return
+        if self.spec is None:
+            self.spec = message.spec
+            self._codec = codecs.with_feedback(codecs.parse(message.spec.uplink))
+        self.book.run = message.spec.run
+        self.book.rejoined(message.generation)
+        self.lineage = message.lineage
+        self.rollback = None
+        self.link.identity.generation = message.generation
+        self.link.welcome()
+
+    def _refuse(self, message: e.Refuse, _: Any) -> None:
+        if "another model" in message.reason:
+            raise ModelMismatch(message.reason)
+        raise UserError(message.reason)
+
+    def _grant(self, message: e.GrantUnits, _: Any) -> None:
+        if message.generation != self.book.generation or message.request != self.waiting_for:
+            return
+        self.nothing_left = not message.spans
+        if message.spans:
+            self.waiting_for = self.link.asked = None
+            self.units.extend((x.epoch, i) for x in message.spans for i in range(x.start, x.stop))
+
+    def _donate(self, message: e.DonateState, _: Any) -> None:
+        if message.generation != self.book.generation:
+            return
+        if message.initial and self.book.base is None:
+            self._upload(Version(self.lineage, 0))
+        elif self.book.base is not None:
+            self._upload(self.book.base)
+
+    def _answer_push(self, message: e.AnswerPush, _: Any) -> None:
+        if message.generation != self.book.generation:
+            return
+        if message.reason in ("lease", "future", "run"):
+            self._rejoin(f"push {message.seq} was refused ({message.reason})")
+        else:
+            self._forget(self.book.refused(message.seq, message.reason))
+
+    def _rejoin_asked(self, message: e.Rejoin, _: Any) -> None:
+        if message.generation == self.book.generation:
+            self._rejoin("its generation was ended")
+
+    def _rejoin(self, why: str) -> None:
+        """Joins anew: work that is not merged, leased units and the feedback residual are dropped, out loud."""
+        lost = self.book.unsent.steps + sum(w.steps for w in self.book.in_flight.values())
+        print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps dropped", file=sys.stderr, flush=True)
+        self.rejoins += 1
+        self._wait_for_codec()
+        self._codec_state = None
+        self.packets.clear()
+        self.units.clear()
+        self.waiting_for, self.nothing_left = None, False
+        self.request = 0
+        self.void_unit = self.current is not None
+        self.book.rejoined(0)
+        incarnation = f"{self.settings.incarnation}.{self.rejoins}"
+        self.link.join_again(Identity(self.settings.name, incarnation, self.layout.signature(), self.layout.numel))
+        while self.book.base is None and self.ended is None:
+            self._handle_next()
+
+    def _rolled_back(self, message: e.RollBack, _: Any) -> None:
+        if message.generation == self.book.generation and message.lineage > self.lineage:
+            self.rollback = message
+            if self.stashed_state is not None:
+                made, value = self.stashed_state
+                self.stashed_state = None
+                self._version(made, value)
+
+    def _end_run(self, message: e.EndRun, _: Any) -> None:
+        self.ended = message
+
+    def _version(self, made: m.VersionMade, value: Any) -> None:
+        """A version arrived."""
+        if made.kind == "state":
+            self._take_state(made, value)
+            return
+        base = self.book.base
+        if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
+            return
+        if made.kind == "gap" or made.version.number != base.number + 1:
+            self._rejoin("it missed versions")
+            return
+        settled = self.book.arrived(made.version, self._merged_seq(made))
+        if made.kind == "gradient":
+            self.optimizer.finish(self.layout.views(value))
+            self._evaluate_if_asked(made)
+        else:
+            self.outer.add_(value)
+            self._rebase()
+            self._evaluate_if_asked(made)
+        self._forget(settled)
+        self._arrived_at(made.version)
+        if made.donor == self.settings.name:
+            self._upload(made.version)
+        self.final = self.final or made.final
+
+    def _take_state(self, made: m.VersionMade, value: Any) -> None:
+        """The whole state: as a joiner, after a roll-back, or after a reconnection."""
+        layout, flat, tensors = value
+        if layout.signature() != self.layout.signature():
+            raise ModelMismatch("the run's snapshot holds another model than this script's; use another run")
+        base = self.book.base
+        if base is not None and made.version.lineage < base.lineage:
+            return
+        if base is not None and made.version.lineage > base.lineage:
+            if self.rollback is None or self.rollback.lineage != made.version.lineage:
+                self.stashed_state = (made, value)
+                return
+            self._return_unmerged(made.version)
+        elif base is not None:
+            if made.version.number <= base.number:
+                return
+            self._forget(self.book.arrived(made.version, self._merged_seq(made)))
+        assert self.spec is not None
+        gradient_next = self.spec.schedule.at(made.version.number + 1).sends == "gradient"
+        if base is None or gradient_next:
+            self.optimizer.load(tensors)
+            self.layout.scatter(flat, self.parameters)
+            self.outer.copy_(flat)
+            self.anchor.copy_(flat)
+        else:
+            self.outer.copy_(flat)
+            self._rebase()
+        self.book.base = made.version
+        self.final = False
+        self._arrived_at(made.version)
+        self.link.tell(s.Hold(self.settings.name, self.book.generation, made.version))
+        if base is None and made.version.number == 0:
+            self._evaluate_initial(made.version)
+
+    def _return_unmerged(self, version: Version) -> None:
+        """After a roll-back: pushes under way are unsent work again, those that had been merged are gone."""
+        assert self.rollback is not None and self.spec is not None
+        self._wait_for_codec()
+        keep = self.spec.schedule.at(version.number + 1).sends == "delta"
+        back, gone = self.book.rolled_back(version, self.rollback.voided, keep)
+        for seq in back:
+            codecs.accumulate(Packet.from_bytes(self.packets[seq]), self.anchor, 1.0)
+        self._forget([*back, *gone])
+        if not keep:
+            self.book.unsent = type(self.book.unsent)()
+        self.lineage, self.rollback = version.lineage, None
+        self._codec_state = self._codec_state if keep else None
+
+    def _arrived_at(self, version: Version) -> None:
+        """The base is this version now; are the next rounds of another kind?"""
+        assert self.spec is not None
+        self.lineage = version.lineage
+        self.link.identity.base = version
+        was, self.optimizer.deferring = self.optimizer.deferring, self._strategy().sends == "gradient"
+        if was and not self.optimizer.deferring:
+            self.layout.gather(self.parameters, self.outer)
+            self.anchor.copy_(self.outer)
+            self._pool.submit(self._drop_feedback)
+
+    def _drop_feedback(self) -> None:
+        """The residual of gradients is no residual of deltas."""
+        self._codec_state = None
+
+    def _rebase(self) -> None:
+        """local = outer + (local - anchor); the work that is not sent stays."""
+        local = self.layout.gather(self.parameters, self.local)
+        local.sub_(self.anchor).add_(self.outer)
+        self.anchor.copy_(self.outer)
+        self.layout.scatter(local, self.parameters)
+
+    def _discard_local(self) -> None:
+        """The unit is not this learner's any more: its steps do not count."""
+        self.layout.scatter(self.outer, self.parameters)
+
+    def _forget(self, seqs: list[int]) -> None:
+        for seq in seqs:
+            self.packets.pop(seq, None)
+        if seqs:
+            self.link.settle(seqs)
+
+    def _merged_seq(self, made: m.VersionMade) -> int:
+        generation, seq = made.merged.get(self.settings.name, (0, 0))
+        return seq if generation == self.book.generation else 0
+
+    def _wait_for_codec(self) -> None:
+        self._pool.submit(lambda: None).result()
+
+    def _settle_final(self) -> None:
+        """The run is over: the model becomes the final version."""
+        assert self.ended is not None
+        until_s = time.monotonic() + 30.0
+        while self.book.base is not None and self.book.base.number < self.ended.version.number:
+            if time.monotonic() > until_s:
+                print("plesio: the final version did not arrive; the model is an earlier one", file=sys.stderr)
+                break
+            self._handle_next(timeout_s=0.5)
+        if not self.optimizer.deferring and self.book.base is not None:
+            self.layout.scatter(self.outer, self.parameters)
+        self.optimizer.deferring = False
+        self.meter.phase = "done"
+
+    # -- measuring
+
+    def _evaluate_if_asked(self, made: m.VersionMade) -> None:
+        if made.evaluator == self.settings.name and self.evaluate is not None:
+            self._evaluate(made.version, own=made.kind == "gradient")
+
+    def _evaluate_initial(self, version: Version) -> None:
+        if self.evaluate is not None and self.settings.name.endswith("-0"):
+            self._evaluate(version, own=True)
+
+    def _evaluate(self, version: Version, own: bool) -> None:
+        """The user's held-out loss of a version; own: the parameters are that version already."""
+        assert self.evaluate is not None
+        began_s = time.monotonic()
+        mine = None if own else self.layout.gather(self.parameters, self.local).clone()
+        if not own:
+            self.layout.scatter(self.outer, self.parameters)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            loss = float(self.evaluate(self.model))
+        self.model.train(training)
+        if mine is not None:
+            self.layout.scatter(mine, self.parameters)
+        spent_s = time.monotonic() - began_s
+        self.link.tell(s.LossMeasured(self.settings.name, self.book.generation, version, loss, spent_s))
+
+    def _metrics(self) -> m.Metrics:
+        """On the link's thread."""
+        up, down = self.link.bytes_moved()
+        x = self.meter
+        return m.Metrics(
+            self.settings.name, self.book.generation, x.tokens, x.steps, x.busy_s, x.wait_s, x.tokens_per_s, x.loss,
+            x.phase, self.book.base, up, down,
+        )  # fmt: skip
+
+    _HANDLERS: dict[type, Callable[[LearnerEngine, Any, Any], None]] = {
+        e.Welcome: _welcome,
+        e.Refuse: _refuse,
+        e.GrantUnits: _grant,
+        e.DonateState: _donate,
+        e.AnswerPush: _answer_push,
+        e.Rejoin: _rejoin_asked,
+        e.RollBack: _rolled_back,
+        e.EndRun: _end_run,
+        m.VersionMade: _version,
+    }
+
+
+__all__ = ["LearnerEngine", "PlesioError", "Settings"]

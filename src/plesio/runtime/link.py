@@ -1,0 +1,238 @@
+"""A learner's connections, on a thread of their own that runs no torch: control with heartbeats, and bulk.
+
+It reconnects by itself, and then says again what is outstanding. What arrives goes to `on_event`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from plesio.core import stimuli as s
+from plesio.errors import PlesioError, WireError
+from plesio.records import Contribution, Version
+from plesio.runtime.peer import keep_connected
+from plesio.wire import channel as wire
+from plesio.wire import messages as m
+
+BEAT_S = 0.25
+METRICS_S = 1.0
+
+
+class Identity(msgspec.Struct):
+    """Who this learner is just now. Replaced by the learner's main thread, read by the link's."""
+
+    name: str
+    incarnation: str
+    signature: str
+    parameters: int
+    generation: int = 0
+    base: Version | None = None
+
+
+class Link:
+    """Owns the thread, the loop and both channels. Its public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        coordinator: tuple[str, int],
+        token: str,
+        identity: Identity,
+        on_event: Callable[[Any, memoryview | None], None],
+        metrics: Callable[[], m.Metrics],
+    ) -> None:
+        self.coordinator = coordinator
+        self.token = token
+        self.identity = identity
+        self.on_event = on_event
+        self.metrics = metrics
+        self.asked: s.AskUnits | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="plesio-link", daemon=True)
+        self._control: wire.Channel | None = None
+        self._bulk: wire.Channel | None = None
+        self._bulk_task: asyncio.Task[None] | None = None
+        self._synchronizer: tuple[str, int] | None = None
+        self._pushes: dict[int, tuple[Contribution, bytes]] = {}
+        self._upload: tuple[m.StateUpload, bytes] | None = None
+        self._sends: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+
+    def start(self) -> None:
+        """Connects, in the background."""
+        self._thread.start()
+
+    def tell(self, message: msgspec.Struct) -> None:
+        """A control message; lost when there is no connection: what matters is said again."""
+        self._loop.call_soon_threadsafe(self._tell, message)
+
+    def ask(self, request: s.AskUnits) -> None:
+        """Asks for units; asked again after a reconnection until it is answered."""
+        self.asked = request
+        self.tell(request)
+
+    def join_again(self, identity: Identity) -> None:
+        """A new incarnation: nothing of the old one is outstanding."""
+
+        def replace() -> None:
+            self.identity = identity
+            self._pushes.clear()
+            self._upload = None
+            if self._bulk is not None:
+                self._bulk.abort()
+            self._greet()
+
+        self.asked = None
+        self._loop.call_soon_threadsafe(replace)
+
+    def welcome(self) -> None:
+        """The identity has its generation: bulk may connect."""
+        self._loop.call_soon_threadsafe(self._connect_bulk)
+
+    def push(self, contribution: Contribution, data: bytes) -> None:
+        """Sends a push; sent again on every new bulk connection until settled."""
+
+        def send() -> None:
+            self._pushes[contribution.seq] = (contribution, data)
+            self._send_bulk(m.Push(contribution), data)
+
+        self._loop.call_soon_threadsafe(send)
+
+    def settle(self, seqs: list[int]) -> None:
+        """These pushes need not be sent any more."""
+        self._loop.call_soon_threadsafe(lambda: [self._pushes.pop(q, None) for q in seqs])
+
+    def upload(self, version: Version, data: bytes) -> None:
+        """Sends this learner's state."""
+
+        def send() -> None:
+            self._upload = (m.StateUpload(self.identity.name, self.identity.generation, version), data)
+            self._send_bulk(*self._upload)
+
+        self._loop.call_soon_threadsafe(send)
+
+    def stop(self, farewell: msgspec.Struct | None = None) -> None:
+        """Says goodbye and ends the thread, within two seconds."""
+
+        async def end() -> None:
+            if farewell is not None:
+                self._tell(farewell)
+            await asyncio.sleep(0.05)
+            self._stop.set()
+
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(end(), self._loop)
+        self._thread.join(2.0)
+
+    def bytes_moved(self) -> tuple[int, int]:
+        """(sent, received) on the bulk channel that is open now."""
+        bulk = self._bulk
+        return (bulk.bytes_sent, bulk.bytes_received) if bulk is not None else (0, 0)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except PlesioError as error:
+            self.on_event(error, None)
+
+    async def _serve(self) -> None:
+        host, port = self.coordinator
+        control = keep_connected(
+            host, port, self.token, "learner", self._on_connected, self._on_control, on_lost=self._on_lost
+        )
+        tasks = [asyncio.create_task(t) for t in (control, self._beat())]
+        stop = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, stop, *([self._bulk_task] if self._bulk_task else [])):
+            task.cancel()
+        for task in done:
+            if task is not stop:
+                task.result()
+
+    def _tell(self, message: msgspec.Struct) -> None:
+        if self._control is not None:
+            with contextlib.suppress(WireError):
+                self._control.send(m.encode(message))
+
+    def _on_connected(self, channel: wire.Channel) -> None:
+        self._control = channel
+        self._greet()
+
+    def _greet(self) -> None:
+        """Who I am, and what I wait for."""
+        me = self.identity
+        if me.base is None:
+            self._tell(s.Join(me.name, me.incarnation, me.signature, me.parameters))
+        else:
+            self._tell(s.Hold(me.name, me.generation, me.base))
+        if self.asked is not None and self.asked.generation == me.generation:
+            self._tell(self.asked)
+
+    def _on_lost(self) -> None:
+        self._control = None
+
+    def _on_control(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
+        message = m.decode("from", body)
+        if isinstance(message, m.SynchronizerAt):
+            self._synchronizer = (message.host, message.port)
+            self._connect_bulk()
+        else:
+            self.on_event(message, None)
+
+    def _connect_bulk(self) -> None:
+        if self._synchronizer is None or not self.identity.generation or self._bulk_task is not None:
+            return
+        host, port = self._synchronizer
+        self._bulk_task = self._loop.create_task(
+            keep_connected(
+                host, port, self.token, "learner", self._on_bulk_connected, self._on_bulk, "bulk", self._on_bulk_lost
+            )
+        )
+
+    def _on_bulk_connected(self, channel: wire.Channel) -> None:
+        self._bulk = channel
+        me = self.identity
+        self._send_bulk(m.Subscribe(me.name, me.generation, me.base), b"")
+        if self._upload is not None:
+            self._send_bulk(*self._upload)
+        for seq in sorted(self._pushes):
+            contribution, data = self._pushes[seq]
+            self._send_bulk(m.Push(contribution), data)
+
+    def _on_bulk_lost(self) -> None:
+        self._bulk = None
+
+    def _send_bulk(self, message: msgspec.Struct, data: bytes) -> None:
+        channel = self._bulk
+        if channel is None:
+            return
+
+        async def send() -> None:
+            with contextlib.suppress(WireError, OSError):
+                await channel.send_bulk(m.encode(message), data)
+
+        task = self._loop.create_task(send())
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    def _on_bulk(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
+        if channel is self._bulk:
+            self.on_event(m.decode("bulk", body), payload)
+
+    async def _beat(self) -> None:
+        told_s = 0.0
+        while True:
+            await asyncio.sleep(BEAT_S)
+            me = self.identity
+            if me.generation:
+                self._tell(s.Beat(me.name, me.generation))
+            if time.monotonic() - told_s >= METRICS_S:
+                told_s = time.monotonic()
+                self._tell(self.metrics())

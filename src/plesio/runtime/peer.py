@@ -1,0 +1,48 @@
+"""A connection that comes back: the same for learner, synchronizer and launcher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from plesio.errors import TokenRefused, WireError
+from plesio.wire import channel as wire
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+
+async def keep_connected(
+    host: str,
+    port: int,
+    token: str,
+    role: str,
+    on_connected: Callable[[wire.Channel], None],
+    on_message: wire.OnMessage,
+    kind: str = "control",
+    on_lost: Callable[[], None] = lambda: None,
+) -> None:
+    """Connects, and connects again with back-off whenever the connection ends; until cancelled.
+
+    A refused token is final and is raised.
+    """
+    pause_s = FIRST_PAUSE_S
+    while True:
+        closed = asyncio.Event()
+        try:
+            channel = await wire.connect(
+                host, port, token, role, kind, on_message, lambda _c, _e, closed=closed: closed.set()
+            )
+        except TokenRefused:
+            raise
+        except (TimeoutError, OSError, WireError):
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            continue
+        pause_s = FIRST_PAUSE_S
+        try:
+            on_connected(channel)
+            await closed.wait()
+        finally:
+            channel.close()
+        on_lost()
+        await asyncio.sleep(FIRST_PAUSE_S)

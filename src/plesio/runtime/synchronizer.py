@@ -1,0 +1,373 @@
+"""The synchronizer process: holds pushes and the outer state, and only obeys the coordinator.
+
+Sockets live on the event loop; tensors on one worker thread, one order at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from plesio.codecs.base import Packet
+from plesio.core import effects as e
+from plesio.core import stimuli as s
+from plesio.core.spec import RunSpec
+from plesio.errors import CodecError, PlesioError, WireError
+from plesio.launchers.base import inherited_socket
+from plesio.records import Contribution, Version
+from plesio.runtime import snapshots
+from plesio.runtime.outerstate import OuterState, digest, snapshot_name
+from plesio.runtime.peer import keep_connected
+from plesio.wire import channel as wire
+from plesio.wire import messages as m
+
+HISTORY = 8  # gradient versions kept for learners that reconnect
+BACKLOG = 4  # changes waiting for one learner before it gets the whole state instead
+MAX_HELD_PER_LEARNER = 4
+
+PushId = tuple[str, int, int]
+
+
+class Subscriber:
+    """A learner's bulk channel and what waits to be sent to it. Owned by the event loop."""
+
+    def __init__(self, channel: wire.Channel, name: str) -> None:
+        self.channel = channel
+        self.name = name
+        self.queue: deque[tuple[m.VersionMade, bytes]] = deque()
+        self.wake = asyncio.Event()
+        self.waits_for_state = True
+
+    def offer(self, made: m.VersionMade, payload: bytes) -> None:
+        """Queues a version."""
+        self.queue.append((made, payload))
+        self.wake.set()
+
+    async def pump(self) -> None:
+        """Sends what is queued, in order, until the channel ends."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            while self.queue:
+                made, payload = self.queue.popleft()
+                await self.channel.send_bulk(m.encode(made), payload)
+
+
+class Synchronizer:
+    """Owns the held pushes, the outer state and the subscribers."""
+
+    def __init__(self, run_dir: Path, token: str, incarnation: str) -> None:
+        self.run_dir = run_dir
+        self.token = token
+        self.incarnation = incarnation
+        self.spec: RunSpec | None = None
+        self.lineage = 0
+        self.version: Version | None = None  # the newest made
+        self.state_of: Version | None = None  # the version whose parameters `outer` holds
+        self.outer: OuterState | None = None
+        self.held: dict[PushId, tuple[Contribution, Packet]] = {}
+        self.merged: dict[str, tuple[int, int]] = {}
+        self.admitted: dict[str, int] = {}
+        self.history: deque[tuple[m.VersionMade, bytes]] = deque(maxlen=HISTORY)
+        self.subscribers: dict[str, Subscriber] = {}
+        self.pumps: dict[str, asyncio.Task[None]] = {}
+        self.snapshot: s.SnapshotWritten | None = None
+        self.orders: asyncio.Queue[Any] = asyncio.Queue()
+        self.tensors = ThreadPoolExecutor(1, "tensors")
+        self.control: wire.Channel | None = None
+        self.bytes_done = [0, 0]
+        self.channels: set[wire.Channel] = set()
+        self.stopping = asyncio.Event()
+
+    async def run(self, listener: socket.socket, coordinator: tuple[str, int]) -> None:
+        """Serves until told to stop."""
+        server = await wire.serve(
+            listener,
+            token=self.token,
+            on_channel=self.channels.add,
+            on_message=self._on_bulk,
+            on_close=self._on_close,
+            on_refused=lambda peer, reason: self._tell(s.Refused(str(peer), reason)),
+        )
+        host, port = listener.getsockname()[:2]
+        self.address = m.Listening(host, port)
+        connection = keep_connected(*coordinator, self.token, "synchronizer", self._on_connected, self._on_order)
+        tasks = [asyncio.create_task(t) for t in (connection, self._obey(), self._measure())]
+        stop = asyncio.create_task(self.stopping.wait())
+        done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, stop, *self.pumps.values()):
+            task.cancel()
+        await server.close()
+        self.tensors.shutdown(wait=True)
+        for task in done:
+            if task is not stop:
+                task.result()
+
+    def _tell(self, message: msgspec.Struct) -> None:
+        if self.control is not None:
+            with contextlib.suppress(WireError):
+                self.control.send(m.encode(message))
+
+    def _on_connected(self, channel: wire.Channel) -> None:
+        """To a (new) coordinator: who I am and all that I hold."""
+        self.control = channel
+        self._tell(self.address)
+        self._tell(s.SynchronizerUp(self.incarnation, self.version))
+        for contribution, _ in self.held.values():
+            self._tell(s.PushArrived(self.incarnation, contribution))
+        if self.version is not None and self.version.number > 0:
+            self._tell(s.Merged(self.incarnation, self.version))
+        if self.snapshot is not None:
+            self._tell(self.snapshot)
+
+    def _on_order(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
+        order = m.decode("from", body)
+        if isinstance(order, e.Admit):
+            self.admitted[order.name] = order.generation
+        elif isinstance(order, e.AnswerPush):
+            self.held.pop((order.to, order.generation, order.seq), None)
+        else:
+            self.orders.put_nowait(order)
+
+    async def _obey(self) -> None:
+        """One order at a time, in the coordinator's order."""
+        while True:
+            order = await self.orders.get()
+            if isinstance(order, e.LoadState):
+                await self._load(order)
+            elif isinstance(order, e.CloseRound):
+                await self._close_round(order)
+            elif isinstance(order, e.TakeSnapshot):
+                await self._take_snapshot(order.version)
+            elif order == "send state":
+                await self._send_state_to_waiting()
+            elif isinstance(order, tuple):
+                await self._take_upload(*order)
+            elif isinstance(order, e.EndRun):
+                await self._write_model()
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.tensors, function, *args)
+
+    async def _load(self, order: e.LoadState) -> None:
+        self.admitted.update(dict(order.learners))
+        if order.lineage == self.lineage:
+            return
+        self.spec, self.lineage = order.spec, order.lineage
+        self.held.clear()
+        self.history.clear()
+        self.outer = OuterState(order.spec.downlink)
+        self.version = self.state_of = None
+        for subscriber in self.subscribers.values():
+            subscriber.queue.clear()
+            subscriber.waits_for_state = True
+        if order.version is None:
+            return
+        path = self.run_dir / order.snapshot
+        snapshots.prune(self.run_dir, order.snapshot)
+        data = await self._in_thread(path.read_bytes)
+        await self._in_thread(self.outer.load, data)
+        self.version = self.state_of = Version(order.lineage, order.version.number)
+        await self._send_state_to_waiting()
+
+    def _on_bulk(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
+        try:
+            message = m.decode("bulk", body)
+            if isinstance(message, m.Subscribe):
+                self._subscribe(channel, message)
+            elif isinstance(message, m.Push) and payload is not None:
+                self._hold(message.contribution, payload)
+            elif isinstance(message, m.StateUpload) and payload is not None:
+                self.orders.put_nowait((message, payload))
+            else:
+                raise WireError(f"{type(message).__name__} has no place here")
+        except (WireError, CodecError) as error:
+            self._tell(s.Refused(str(channel.peer), str(error)))
+            channel.abort()
+
+    def _hold(self, push: Contribution, payload: memoryview) -> None:
+        key = (push.contributor, push.generation, push.seq)
+        if key in self.held or self.merged.get(push.contributor, (0, 0)) >= key[1:]:
+            return
+        if self.outer is None or push.base.lineage != self.lineage:
+            return  # its sender learns of the roll-back and sends the work again
+        mine = sum(1 for k in self.held if k[0] == push.contributor)
+        if self.admitted.get(push.contributor) != push.generation or mine >= MAX_HELD_PER_LEARNER:
+            self._tell(s.Refused(push.contributor, f"push {push.seq} of generation {push.generation} is not awaited"))
+            self._tell(s.PushArrived(self.incarnation, push))
+            return
+        if push.digest != digest(bytes(payload)):
+            raise CodecError(f"the digest of push {push.seq} does not match its bytes")
+        self.held[key] = (push, self.outer.check(payload))
+        self._tell(s.PushArrived(self.incarnation, push))
+
+    def _subscribe(self, channel: wire.Channel, message: m.Subscribe) -> None:
+        old = self.pumps.pop(message.name, None)
+        if old is not None:
+            old.cancel()
+        subscriber = self.subscribers[message.name] = Subscriber(channel, message.name)
+        self.pumps[message.name] = asyncio.create_task(self._pump(subscriber))
+        base = message.base
+        if (
+            base is not None
+            and self.version is not None
+            and base.lineage == self.lineage
+            and self._gradients_next(base)
+        ):
+            missed = [h for h in self.history if h[0].version.number > base.number]
+            if len(missed) == self.version.number - base.number:
+                subscriber.waits_for_state = False
+                for made, payload in missed:
+                    subscriber.offer(made, payload)
+            else:
+                subscriber.offer(m.VersionMade(self.version, "gap", self.merged), b"")
+            return
+        self.orders.put_nowait("send state")  # behind the merge that may be under way
+
+    def _gradients_next(self, base: Version) -> bool:
+        assert self.spec is not None
+        return self.spec.schedule.at(base.number + 1).sends == "gradient"
+
+    async def _pump(self, subscriber: Subscriber) -> None:
+        with contextlib.suppress(WireError, OSError):
+            await subscriber.pump()
+
+    async def _send_state_to_waiting(self) -> None:
+        """The whole state, to those who have none, if it is the newest version's."""
+        waiting = [x for x in self.subscribers.values() if x.waits_for_state]
+        if not waiting or self.version is None or self.state_of != self.version or self.outer is None:
+            return
+        payload = await self._in_thread(self.outer.dense)
+        for subscriber in waiting:
+            subscriber.waits_for_state = False
+            subscriber.offer(m.VersionMade(self.version, "state", dict(self.merged)), payload)
+
+    async def _close_round(self, order: e.CloseRound) -> None:
+        if self.outer is None or self.spec is None or order.version.lineage != self.lineage:
+            return
+        if self.version is not None and order.version.number <= self.version.number:
+            self._tell(s.Merged(self.incarnation, self.version))
+            return
+        chosen = self.spec.schedule.at(order.version.number)
+        began_s = time.monotonic()
+        packets = [self.held[p][1] for p in order.pushes]
+        payload = await self._in_thread(self.outer.merge, order, packets, chosen)
+        for push in order.pushes:
+            del self.held[push]
+            self.merged[push[0]] = max(self.merged.get(push[0], (0, 0)), push[1:])
+        self.version = order.version
+        kind = chosen.sends
+        if kind == "delta":
+            self.state_of = order.version
+        made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator)
+        self._tell(s.Merged(self.incarnation, order.version, time.monotonic() - began_s))
+        self.history.append((made, payload))
+        for subscriber in self.subscribers.values():
+            self._offer_version(subscriber, made, payload)
+        await self._send_state_to_waiting()
+
+    def _offer_version(self, subscriber: Subscriber, made: m.VersionMade, payload: bytes) -> None:
+        if subscriber.waits_for_state:
+            return
+        if made.kind == "delta" and len(subscriber.queue) >= BACKLOG:
+            subscriber.queue.clear()
+            subscriber.waits_for_state = True
+            return
+        subscriber.offer(made, payload)
+
+    async def _take_snapshot(self, version: Version) -> None:
+        if self.outer is None or self.version is None or self.state_of != self.version:
+            return
+        if self.snapshot is not None and self.snapshot.version == self.version:
+            self._tell(self.snapshot)
+            return
+        newest = self.version
+        data = await self._in_thread(self.outer.dump)
+        await self._write_snapshot(newest, data)
+
+    async def _take_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
+        """A learner's state, accepted for the first version or in gradient rounds; never over what is newer."""
+        if self.outer is None or self.admitted.get(upload.name) != upload.generation:
+            return
+        version = Version(self.lineage, 0) if self.version is None else upload.version
+        if self.version is not None:
+            known = version.lineage == self.lineage and version.number <= self.version.number
+            mine = self.snapshot is not None and version <= self.snapshot.version
+            if not known or mine or self.spec is None or self.spec.schedule.at(version.number).sends != "gradient":
+                return
+        data = bytes(payload)
+        try:
+            if self.version is None or version == self.version:
+                await self._in_thread(self.outer.load, data)
+                self.version = self.state_of = version
+        except CodecError as error:
+            self._tell(s.Refused(upload.name, str(error)))
+            return
+        await self._write_snapshot(version, data)
+        await self._send_state_to_waiting()
+
+    async def _write_snapshot(self, version: Version, data: bytes) -> None:
+        began_s = time.monotonic()
+        name = snapshot_name(version)
+        code = await self._in_thread(digest, data)
+        await self._in_thread(snapshots.write, self.run_dir, name, data)
+        self.snapshot = s.SnapshotWritten(self.incarnation, version, name, code, time.monotonic() - began_s)
+        self._tell(self.snapshot)
+        await self._in_thread(snapshots.prune, self.run_dir, name)
+
+    async def _write_model(self) -> None:
+        if self.outer is None or self.outer.layout is None:
+            return
+        layout, theta = self.outer.layout, self.outer.theta
+        from safetensors.torch import save
+
+        data = await self._in_thread(lambda: save({k: v.clone() for k, v in layout.named(theta, "").items()}))
+        await self._in_thread(snapshots.write, self.run_dir, "model.safetensors", data)
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            sent = self.bytes_done[0] + sum(c.bytes_sent for c in self.channels)
+            received = self.bytes_done[1] + sum(c.bytes_received for c in self.channels)
+            self._tell(m.Metrics("synchronizer", 0, up_bytes=sent, down_bytes=received))
+
+    def _on_close(self, channel: wire.Channel, error: Exception | None) -> None:
+        self.channels.discard(channel)
+        self.bytes_done[0] += channel.bytes_sent
+        self.bytes_done[1] += channel.bytes_received
+        for name, subscriber in list(self.subscribers.items()):
+            if subscriber.channel is channel:
+                del self.subscribers[name]
+                self.pumps.pop(name).cancel()
+
+
+def main() -> None:
+    """Entry of the process. Settings come in PLESIO_* variables, the listening socket as an inherited fd."""
+    torch.set_num_threads(1)
+    host, _, port = os.environ["PLESIO_COORDINATOR"].rpartition(":")
+    listener = inherited_socket("listener")
+    run_dir = Path(os.environ["PLESIO_RUN_DIR"])
+    synchronizer = Synchronizer(run_dir, os.environ.pop("PLESIO_TOKEN"), os.environ["PLESIO_INCARNATION"])
+
+    async def serve() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, synchronizer.stopping.set)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        await synchronizer.run(listener, (host, int(port)))
+
+    try:
+        asyncio.run(serve())
+    except PlesioError as error:
+        print(f"synchronizer: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,324 @@
+"""The simulated learner: the shipped PushBook, steps that take virtual time, and no tensors."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from plesio.core import effects as e
+from plesio.core import stimuli as s
+from plesio.core.pushbook import PushBook, Work
+from plesio.core.spec import RunSpec
+from plesio.core.state import ids
+from plesio.records import Contribution, Dataset, Version
+from plesio.sim.content import Content, Step
+from plesio.sim.network import Connection, Network
+from plesio.sim.world import Process, World
+from plesio.strategies.base import Strategy
+from plesio.wire import messages as m
+
+ASK = 4
+BEAT_S = 0.25
+
+UnitId = tuple[int, int]
+
+
+class SimLearner(Process):
+    """One life of a learner's process."""
+
+    def __init__(
+        self, world: World, network: Network, name: str, incarnation: str, step_s: float, dataset: Dataset, steps: int
+    ) -> None:
+        super().__init__(world, name)
+        self.network = network
+        self.first_incarnation = self.incarnation = incarnation
+        self.step_s = step_s
+        self.dataset = dataset
+        self.steps_per_unit = steps
+        self.book = PushBook(run="", name=name)
+        self.spec: RunSpec | None = None
+        self.control: Connection | None = None
+        self.bulk: Connection | None = None
+        self.lineage = 0
+        self.rollback: e.RollBack | None = None
+        self.stashed: tuple[m.VersionMade, Content] | None = None
+        self.content = Content(None, ())  # of the base
+        self.unsent: list[Step] = []
+        self.pushes: dict[int, tuple[Contribution, tuple[Step, ...]]] = {}
+        self.units: deque[UnitId] = deque()
+        self.done_steps: dict[UnitId, set[int]] = {}  # of units that have begun here and not ended
+        self.request = 0
+        self.asked: s.AskUnits | None = None
+        self.nothing_left = False
+        self.stepping = 0  # which step is under way; 0: none
+        self.step_count = 0
+        self.final = False
+        self.over = False
+        self.rejoins = 0
+        self.leave: Callable[[], None] = self.say_goodbye
+
+    # -- connections
+
+    def start(self) -> None:
+        """Joins."""
+        self.network.connect(self, "coordinator", "control")
+        self._beat()
+
+    def connected(self, connection: Connection) -> None:
+        if connection.kind == "control":
+            self.control = connection
+            self._greet()
+            for push in self.pushes.values():
+                self._bulk(m.Push(push[0]), push[1])
+            return
+        self.bulk = connection
+        self._bulk(m.Subscribe(self.name, self.book.generation, self.book.base))
+        for seq in sorted(self.pushes):
+            self._bulk(m.Push(self.pushes[seq][0]), self.pushes[seq][1])
+
+    def lost(self, connection: Connection) -> None:
+        if connection is self.control:
+            self.control = None
+            self.network.connect(self, "coordinator", "control")
+        elif connection is self.bulk:
+            self.bulk = None
+            self.network.connect(self, "synchronizer", "bulk")
+
+    def _greet(self) -> None:
+        if self.book.base is None:
+            self._tell(s.Join(self.name, self.incarnation, "model", 10))
+        else:
+            self._tell(s.Hold(self.name, self.book.generation, self.book.base))
+        if self.asked is not None:
+            self._tell(self.asked)
+
+    def _tell(self, message: s.Stimulus) -> None:
+        if self.control is not None:
+            self.control.send(self, message)
+
+    def _bulk(self, message: Any, payload: Any = None) -> None:
+        if self.bulk is not None:
+            self.bulk.send(self, message, payload)
+
+    def say_goodbye(self) -> None:
+        """It leaves on its own."""
+        self._tell(s.Leave(self.name, self.book.generation))
+
+    def _beat(self) -> None:
+        if self.book.generation:
+            self._tell(s.Beat(self.name, self.book.generation))
+        self.later(BEAT_S, self._beat)
+
+    def receive(self, connection: Connection, message: Any, payload: Any) -> None:
+        if connection not in (self.control, self.bulk):
+            return
+        if isinstance(message, m.VersionMade):
+            self._version(message, payload)
+        elif isinstance(message, e.EndRun) or (isinstance(message, e.Refuse) and "finished" in message.reason):
+            self.over = True
+        elif message.generation == self.book.generation or isinstance(message, e.Welcome):
+            self._ANSWERS[type(message)](self, message)
+        self._advance()
+
+    # -- training
+
+    def _strategy(self) -> Strategy:
+        assert self.spec is not None and self.book.base is not None
+        return self.spec.schedule.at(self.book.base.number + 1)
+
+    def _advance(self) -> None:
+        """Goes on with whatever can go on."""
+        if self.over or self.book.base is None or self.stepping or self.final:
+            return
+        strategy = self._strategy()
+        if strategy.sends == "gradient":
+            if self.book.unsent.steps:
+                self._push(False, self.book.base)
+            if self.book.in_flight:
+                return
+        elif self.book.due(strategy.every):
+            if self.book.full():
+                return
+            self._push(False, self.book.base)
+        if strategy.overlap == 0 and self.book.in_flight:
+            return
+        if len(self.units) <= 1 and self.asked is None:
+            self.request += 1
+            self.asked = s.AskUnits(self.name, self.book.generation, self.request, ASK, self.dataset)
+            self._tell(self.asked)
+        if self.units:
+            self.step_count += 1
+            self.stepping = self.step_count
+            time_s = self.step_s * self.world.rng.uniform(0.8, 1.2)
+            self.later(time_s, self._stepped, self.stepping, self.units[0], self.book.base)
+        elif self.nothing_left and self.book.unsent.steps:
+            self._push(True, self.book.base)
+
+    def _stepped(self, count: int, unit: UnitId, base: Version) -> None:
+        if count != self.stepping:
+            return  # the unit is not this learner's any more
+        self.stepping = 0
+        done = self.done_steps.setdefault(unit, set())
+        step = min(i for i in range(self.steps_per_unit) if i not in done)
+        done.add(step)
+        ends = len(done) == self.steps_per_unit
+        self.book.step(1, unit, ends)
+        self.unsent.append((unit, step))
+        if ends:
+            self.units.popleft()
+            del self.done_steps[unit]
+        if self._strategy().sends == "gradient":
+            self._push(False, base)
+        self._advance()
+
+    def _push(self, last: bool, base: Version) -> None:
+        push = self.book.cut("none", "", 0, self.step_s, last)
+        push = msgspec.structs.replace(push, bases=(base,))
+        self.pushes[push.seq] = (push, tuple(self.unsent))
+        self.unsent = []
+        self._bulk(m.Push(push), self.pushes[push.seq][1])
+
+    def _upload(self, version: Version) -> None:
+        self._bulk(m.StateUpload(self.name, self.book.generation, version), self.content)
+
+    # -- answers of the coordinator
+
+    def _welcome(self, message: e.Welcome) -> None:
+        if message.generation == self.book.generation:
+            return
+        self.spec = message.spec
+        self.book.run = message.spec.run
+        self.book.rejoined(message.generation)
+        self.lineage, self.rollback = message.lineage, None
+        if self.bulk is None:
+            self.network.connect(self, "synchronizer", "bulk")
+        else:
+            self._bulk(m.Subscribe(self.name, self.book.generation, None))
+
+    def _refuse(self, message: e.Refuse) -> None:
+        raise AssertionError(f"{self.name} was refused: {message.reason}")
+
+    def _grant(self, message: e.GrantUnits) -> None:
+        if self.asked is None or message.request != self.asked.request:
+            return
+        self.nothing_left = not message.spans
+        if message.spans:
+            self.asked = None
+            self.units.extend(ids(message.spans))
+
+    def _donate(self, message: e.DonateState) -> None:
+        if message.initial and self.book.base is None:
+            self._upload(Version(self.lineage, 0))
+        elif self.book.base is not None:
+            self._upload(self.book.base)
+
+    def _answer_push(self, message: e.AnswerPush) -> None:
+        if message.reason in ("lease", "future", "run"):
+            self._rejoin()
+            return
+        work = self.book.in_flight.get(message.seq, Work())
+        for seq in self.book.refused(message.seq, message.reason):
+            self._undo(self.pushes.pop(seq)[1], work.ended)
+
+    def _undo(self, steps: tuple[Step, ...], gone: set[UnitId]) -> None:
+        """These steps do not count: what is still leased is done again."""
+        for unit, step in steps:
+            if unit not in gone and unit in self.done_steps:
+                self.done_steps[unit].discard(step)
+
+    def _rejoin(self, _: Any = None) -> None:
+        """Joins anew: everything is dropped."""
+        self.rejoins += 1
+        self.book.rejoined(0)
+        self.unsent, self.pushes, self.done_steps = [], {}, {}
+        self.units.clear()
+        self.asked, self.nothing_left, self.request = None, False, 0
+        self.stepping, self.final, self.stashed = 0, False, None
+        self.incarnation = f"{self.first_incarnation}.{self.rejoins}"
+        self._greet()
+
+    def _rolled_back(self, message: e.RollBack) -> None:
+        if message.lineage <= self.lineage and self.book.base is not None:
+            return
+        self.rollback = message
+        if self.stashed is not None:
+            made, content = self.stashed
+            self.stashed = None
+            self._version(made, content)
+
+    # -- versions
+
+    def _version(self, made: m.VersionMade, payload: Any) -> None:
+        base = self.book.base
+        if self.book.generation == 0:
+            return
+        if made.kind == "state":
+            self._state(made, payload)
+            return
+        if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
+            return
+        if made.kind == "gap" or made.version.number != base.number + 1:
+            self._rejoin()
+            return
+        self.content = Content(self.content, payload)
+        self._settle(made)
+        if made.donor == self.name:
+            self._upload(made.version)
+        self.final = self.final or made.final
+
+    def _settle(self, made: m.VersionMade) -> None:
+        generation, seq = made.merged.get(self.name, (0, 0))
+        for gone in self.book.arrived(made.version, seq if generation == self.book.generation else 0):
+            del self.pushes[gone]
+
+    def _state(self, made: m.VersionMade, content: Content) -> None:
+        base = self.book.base
+        if base is not None and made.version.lineage < base.lineage:
+            return
+        if base is not None and made.version.lineage > base.lineage:
+            if self.rollback is None or self.rollback.lineage != made.version.lineage:
+                self.stashed = (made, content)
+                return
+            self._return_unmerged(made.version, content)
+        elif base is not None:
+            if made.version.number <= base.number:
+                return
+            self._settle(made)
+        self.content = content
+        self.book.base, self.lineage, self.final = made.version, made.version.lineage, False
+        self._tell(s.Hold(self.name, self.book.generation, made.version))
+
+    def _return_unmerged(self, version: Version, content: Content) -> None:
+        """After a roll-back: deltas under way are unsent again; gradients are computed again."""
+        assert self.spec is not None and self.rollback is not None and self.book.base is not None
+        schedule = self.spec.schedule
+        keep = schedule.at(version.number + 1).sends == schedule.at(self.book.base.number + 1).sends == "delta"
+        works = {q: w for q, w in self.book.in_flight.items() if q not in self.rollback.voided}
+        back, gone = self.book.rolled_back(version, self.rollback.voided, keep)
+        for seq in back:
+            self.unsent.extend(self.pushes.pop(seq)[1])
+        for seq in gone:
+            del self.pushes[seq]
+        self.rollback = None
+        if keep:
+            return
+        again = {u for w in works.values() for u in w.ended} | self.book.unsent.ended
+        self.stepping, self.unsent, self.book.unsent = 0, [], Work()
+        have = set(content)
+        for unit in sorted(again):
+            self.units.appendleft(unit)
+        for unit in [*again, *self.done_steps]:
+            self.done_steps[unit] = {i for i in range(self.steps_per_unit) if (unit, i) in have}
+
+    _ANSWERS = {
+        e.Welcome: _welcome,
+        e.Refuse: _refuse,
+        e.GrantUnits: _grant,
+        e.DonateState: _donate,
+        e.AnswerPush: _answer_push,
+        e.RollBack: _rolled_back,
+        e.Rejoin: _rejoin,
+    }

@@ -1,0 +1,1 @@
+"""Where the journal and its snapshot live: an opaque-bytes contract (`base`) and its keepers."""

@@ -1,0 +1,1 @@
+"""A strategy is a rule for how results are aggregated."""

@@ -1,0 +1,70 @@
+"""A strategy is a point in a space: how often, what, how many close a round, how merged, how applied.
+
+The records here are what the coordinator journals and every process receives; the arithmetic lives in
+`merge` (weights) and `outer` (tensors). Source: DESIGN section 6.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from plesio.strategies.barrier import All, Barrier
+
+Sends = Literal["gradient", "delta"]
+Merge = Literal["mean", "token-weighted", "tokens"]
+
+
+class Outer(msgspec.Struct, frozen=True):
+    """The outer optimizer: theta -= lr * (D + momentum * m), m = momentum * m + D (D: merged delta).
+
+    `nesterov=False` with momentum 0 is SGD. `lr=None`: by the number of contributors (2503.09799).
+    """
+
+    lr: float | None = 1.0
+    momentum: float = 0.0
+
+    def rate(self, contributors: int) -> float:
+        """The outer learning rate for so many contributors."""
+        if self.lr is not None:
+            return self.lr
+        return {1: 0.4, 2: 0.6, 3: 0.6}.get(
+            contributors, 0.6 if contributors < 4 else 0.8 if contributors >= 8 else 0.7
+        )
+
+
+class Strategy(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase of a run.
+
+    every: steps between two pushes (H). sends: gradients (each learner's own optimizer steps on their mean)
+    or deltas (an outer optimizer steps). fragments: parts that are sent apart (P; 1 so far).
+    overlap: steps that a learner may run on while its push is under way; 0 blocks. mix: share of the
+    local model kept at an arrival beyond the unsent work (alpha).
+    """
+
+    name: str
+    every: int = 1
+    sends: Sends = "delta"
+    fragments: int = 1
+    barrier: Barrier = All()
+    merge: Merge = "mean"
+    outer: Outer = Outer()
+    overlap: int = 0
+    mix: float = 0.0
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """A strategy, and optionally another one before it for the first `start_rounds` rounds."""
+
+    main: Strategy
+    start: Strategy | None = None
+    start_rounds: int = 0
+
+    def at(self, number: int) -> Strategy:
+        """The strategy of the round that makes version `number` (>= 1)."""
+        return self.start if self.start is not None and number <= self.start_rounds else self.main
+
+    def switches_at(self, number: int) -> bool:
+        """Is version `number` the last one of the start?"""
+        return self.start is not None and number == self.start_rounds

@@ -1,0 +1,5 @@
+"""What a training script imports, reached as `plesio.join` and its kin."""
+
+from plesio.training.run import Learner, Run, Unit, join
+
+__all__ = ["Learner", "Run", "Unit", "join"]

@@ -1,0 +1,166 @@
+"""What a training script uses: `join`, `Run`, `Learner`, `Unit`. The same script runs alone, as plain PyTorch."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plesio.errors import UserError
+from plesio.records import Dataset
+
+if TYPE_CHECKING:
+    import torch
+
+    from plesio.runtime.learner import LearnerEngine
+
+
+class Unit:
+    """A range of sample indices that the ledger deals: [start, stop) of a data epoch's shuffled order."""
+
+    def __init__(self, epoch: int, index: int, dataset: Dataset, order: np.ndarray[Any, Any]) -> None:
+        self.epoch = epoch
+        self.index = index
+        self.start = index * dataset.unit_size
+        self.stop = min(self.start + dataset.unit_size, dataset.n_samples)
+        self.samples = order[self.start : self.stop]  # int64, (stop - start,): which samples these are
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __repr__(self) -> str:
+        return f"Unit(epoch={self.epoch}, start={self.start}, stop={self.stop})"
+
+
+class Learner:
+    """A model in training. Alone it does nothing."""
+
+    def __init__(self, run: Run, engine: LearnerEngine | None) -> None:
+        self._run = run
+        self._engine = engine
+
+    def step(self, tokens: int = 1, loss: float | None = None) -> None:
+        """Call it after `optimizer.step()`, once a step. tokens: how much the step learned from (its weight).
+
+        loss: of this step; only shown. May wait, as the strategy wants. Raises UserError when a unit has more
+        steps than `run.units(..., steps=)` says.
+        """
+        self._run._stepped(int(tokens), loss)
+
+
+class Run:
+    """A run that this process takes part in, or, alone, a run of its own."""
+
+    def __init__(self, settings: Any | None, first: bool, epochs: int | None, endless: bool, seed: int) -> None:
+        self._settings = settings
+        self._engine: LearnerEngine | None = None
+        self._epochs = epochs
+        self._endless = endless
+        self._seed = seed
+        self._steps_per_unit = 1
+        self._steps_in_unit = 0
+        self._in_unit = False
+        self.first = first  # true on one learner only: for printing
+
+    @property
+    def alone(self) -> bool:
+        """Was the script started without plesio?"""
+        return self._settings is None
+
+    @property
+    def finished(self) -> bool:
+        """Is the run over? (For loops that do not use `units`.)"""
+        return self._engine is not None and self._engine.ended is not None
+
+    def learner(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluate: Callable[[torch.nn.Module], float] | None = None,
+    ) -> Learner:
+        """Takes part with this model: afterwards it holds the run's newest version. Binds `optimizer.step`.
+
+        evaluate: model -> held-out loss; called now and then on one learner with the newest version.
+        Raises UserError when the run trains another model.
+        """
+        if self._settings is None:
+            return Learner(self, None)
+        if self._engine is not None:
+            raise UserError("run.learner(...) was called twice; one process is one learner")
+        from plesio.runtime.learner import LearnerEngine
+
+        self._engine = LearnerEngine(self._settings, model, optimizer, evaluate)
+        self._engine.join()
+        atexit.register(self._engine.leave)
+        return Learner(self, self._engine)
+
+    def units(
+        self, n_samples: int, unit_size: int, *, steps: int = 1, epochs: int | None = None, seed: int = 0
+    ) -> Iterator[Unit]:
+        """Deals the data: units of `unit_size` samples out of `n_samples`, shuffled anew each epoch by `seed`.
+
+        steps: optimizer steps in one unit. epochs: default 1; `plesio run --epochs` goes before it, and with
+        `--until-tokens` the data is dealt again and again. Each unit goes to one learner, once an epoch.
+        """
+        if n_samples < 1 or unit_size < 1 or steps < 1:
+            raise UserError(
+                f"run.units(n_samples={n_samples}, unit_size={unit_size}, steps={steps}): each must be at least 1"
+            )
+        self._steps_per_unit = steps
+        wanted = self._epochs if self._epochs is not None else (0 if self._endless else epochs or 1)
+        dataset = Dataset(n_samples, unit_size, wanted)
+        orders: dict[int, np.ndarray[Any, Any]] = {}
+        for epoch, index in self._deal(dataset):
+            if epoch not in orders:
+                orders = {epoch: np.random.default_rng((seed, epoch)).permutation(n_samples)}
+            self._in_unit, self._steps_in_unit = True, 0
+            yield Unit(epoch, index, dataset, orders[epoch])
+            self._in_unit = False
+            if self._engine is not None:
+                self._engine.end_unit()
+
+    def _deal(self, dataset: Dataset) -> Iterator[tuple[int, int]]:
+        if self._settings is None:
+            yield from ((e, i) for e in range(dataset.epochs) for i in range(dataset.units))
+            return
+        if self._engine is None:
+            raise UserError("run.units(...) came before run.learner(...); call run.learner(model, optimizer) first")
+        while (unit := self._engine.next_unit(dataset)) is not None:
+            yield unit
+
+    def _stepped(self, tokens: int, loss: float | None) -> None:
+        self._steps_in_unit += 1
+        if self._in_unit and self._steps_in_unit > self._steps_per_unit:
+            raise UserError(
+                f"a unit has had {self._steps_in_unit} steps, but run.units(..., steps={self._steps_per_unit}) says "
+                f"{self._steps_per_unit}; tell it how many optimizer steps a unit takes"
+            )
+        if self._engine is not None:
+            ends = self._in_unit and self._steps_in_unit == self._steps_per_unit
+            self._engine.step(tokens, loss, ends)
+
+
+def join() -> Run:
+    """The run that launched this script; or, when nobody did, a run alone, which starts no process and no socket."""
+    address = os.environ.get("PLESIO_COORDINATOR")
+    if not address:
+        return Run(None, first=True, epochs=None, endless=False, seed=0)
+    from plesio.runtime.learner import Settings
+
+    host, _, port = address.rpartition(":")
+    token = os.environ.get("PLESIO_TOKEN", "")
+    name = os.environ["PLESIO_NAME"]
+    settings = Settings(
+        (host, int(port)), token, name, os.environ["PLESIO_INCARNATION"], float(os.environ.get("PLESIO_SLOWDOWN", "1"))
+    )
+    epochs = os.environ.get("PLESIO_EPOCHS")
+    return Run(
+        settings,
+        first=name.endswith("-0"),
+        epochs=int(epochs) if epochs else None,
+        endless=os.environ.get("PLESIO_ENDLESS") == "1",
+        seed=0,
+    )

@@ -1,0 +1,1 @@
+"""Typed messages over framed, authenticated channels."""
