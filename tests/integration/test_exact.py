@@ -1,0 +1,96 @@
+"""Float64, real processes: several learners compute what one would. Source: ALGORITHMS section 1."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from plesio.core.spec import RunSpec
+from plesio.runtime.supervisor import Plan, Supervisor
+from plesio.strategies.barrier import All
+from plesio.strategies.base import Outer, Schedule, Strategy
+from plesio.strategies.presets import SYNC, Sync
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "exact.py"
+STEPS = 15
+
+
+def load_script(sizes: list[int], inner: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exact", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    old, sys.argv = sys.argv, ["exact.py", "", ",".join(map(str, sizes)), inner]
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.argv = old
+    return module
+
+
+def joined(sizes: list[int], inner: str) -> dict[str, torch.Tensor]:
+    """One learner on the joined batches."""
+    script = load_script(sizes, inner)
+    net = script.model()
+    optimizer = script.optimizer(net)
+    for step in range(STEPS):
+        parts = [script.batch(step, r) for r in range(len(sizes))]
+        x, y = (torch.cat([p[i] for p in parts]) for i in (0, 1))
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(net(x), y).backward()
+        optimizer.step()
+    return dict(net.state_dict())
+
+
+def trained(tmp_path: Path, schedule: Schedule, sizes: list[int], inner: str) -> list[dict[str, torch.Tensor]]:
+    """The weights of every learner after a real run."""
+    spec = RunSpec(
+        run="exact",
+        learners=len(sizes),
+        schedule=schedule,
+        until_tokens=STEPS * sum(sizes),
+        script=str(SCRIPT),
+        argv=(str(tmp_path), ",".join(map(str, sizes)), inner),
+    )
+    (tmp_path / "run").mkdir()
+    supervisor = Supervisor(Plan(spec=spec, run_dir=tmp_path / "run"), lambda status: None, lambda words: None)
+
+    async def bounded() -> None:
+        await asyncio.wait_for(supervisor.run(), 60)
+
+    asyncio.run(bounded())
+    return [torch.load(tmp_path / f"weights-{r}.pt", weights_only=True) for r in range(len(sizes))]
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, tensor in one.items():
+        assert (tensor - other[name]).abs().max().item() < 1e-10, name
+
+
+@pytest.mark.parametrize("inner", ["adamw", "sgd"])
+def test_sync_with_unequal_batches_is_one_learner_on_the_joined_batch(tmp_path: Path, inner: str) -> None:
+    sizes = [4, 7, 2]
+    expected = joined(sizes, inner)
+    for weights in trained(tmp_path, Sync(), sizes, inner):
+        assert_equal(weights, expected)
+
+
+def test_decoupled_at_its_limit_is_sync(tmp_path: Path) -> None:
+    limit = Strategy(name="limit", every=1, sends="delta", barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
+    sizes = [5, 5]
+    expected = joined(sizes, "sgd")
+    for weights in trained(tmp_path, Schedule(main=limit), sizes, "sgd"):
+        assert_equal(weights, expected)
+
+
+def test_a_synchronous_start_hands_over_exactly(tmp_path: Path) -> None:
+    limit = Strategy(name="limit", every=1, sends="delta", barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
+    sizes = [5, 5]
+    expected = joined(sizes, "sgd")
+    for weights in trained(tmp_path, Schedule(main=limit, start=SYNC, start_rounds=6), sizes, "sgd"):
+        assert_equal(weights, expected)
