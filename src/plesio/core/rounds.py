@@ -224,7 +224,7 @@ def _evaluator(turn: Turn, names: list[str], final: bool) -> str:
 
 
 def refusal(turn: Turn, push: Contribution) -> str:
-    """Why a push does not count; '' when it does. 'stale' and 'lease' are final, the others are answered by a rejoin."""
+    """Why a push does not count; '' when it does. After 'lineage' a roll-back follows; 'stale' is final."""
     durable = turn.durable
     if durable.spec is None or push.run != durable.spec.run:
         return "run"

@@ -1,4 +1,4 @@
-"""The learner inside the user's process. The main thread has the model; encoding and decoding have a thread; the link too.
+"""The learner inside the user's process: the model on the main thread, encoding and decoding on one, sockets on another.
 
 All decisions about units and pushes are PushBook's; here is only what touches tensors.
 """

@@ -29,9 +29,7 @@ async def keep_connected(
     while True:
         closed = asyncio.Event()
         try:
-            channel = await wire.connect(
-                host, port, token, role, kind, on_message, lambda _c, _e, closed=closed: closed.set()
-            )
+            channel = await wire.connect(host, port, token, role, kind, on_message, _setter(closed))
         except TokenRefused:
             raise
         except (TimeoutError, OSError, WireError):
@@ -46,3 +44,7 @@ async def keep_connected(
             channel.close()
         on_lost()
         await asyncio.sleep(FIRST_PAUSE_S)
+
+
+def _setter(event: asyncio.Event) -> wire.OnClose:
+    return lambda channel, error: event.set()

@@ -139,6 +139,7 @@ class Supervisor:
         if self.channel is None or self.error is not None:
             return
         until_s = time.monotonic() + 5.0
+        self.ending = True
         self.say("stopping: committing what is merged; `plesio resume` goes on from there (Ctrl-C again: at once)")
         self.stop_asked.clear()
         while time.monotonic() < until_s and not self.stop_asked.is_set():

@@ -37,6 +37,6 @@ def parse(text: str) -> tuple[Fault, ...]:
             raise UserError(f"fault {part!r} is not understood; write e.g. 'kill learner-1 at 30s'")
         verb, target, amount, unit, lasts = found.groups()
         signum = signal.SIGKILL if verb == "kill" else signal.SIGSTOP
-        when = {"at_s": float(amount)} if unit == "s" else {"at_tokens": int(amount)}
-        faults.append(Fault(target, signum, **when, lasts_s=float(lasts or 10.0)))  # type: ignore[arg-type]
+        at_s, at_tokens = (float(amount), None) if unit == "s" else (None, int(amount))
+        faults.append(Fault(target, signum, at_s, at_tokens, float(lasts or 10.0)))
     return tuple(faults)

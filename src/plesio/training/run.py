@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,7 @@ def join() -> Run:
         return Run(None, first=True, epochs=None, endless=False, seed=0)
     from plesio.runtime.learner import Settings
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which stops everybody in order
     host, _, port = address.rpartition(":")
     token = os.environ.get("PLESIO_TOKEN", "")
     name = os.environ["PLESIO_NAME"]

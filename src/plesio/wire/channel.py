@@ -364,5 +364,7 @@ async def serve(
         else:
             server.listener = await loop.create_server(server.accept, sock=where)
     except OSError as error:
-        raise PortInUse(f"cannot listen on {where}: {os.strerror(error.errno or 0)}; choose another --listen") from error
+        raise PortInUse(
+            f"cannot listen on {where}: {os.strerror(error.errno or 0)}; choose another --listen"
+        ) from error
     return server

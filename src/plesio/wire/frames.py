@@ -26,7 +26,7 @@ def header(body_bytes: int, payload_bytes: int) -> bytes:
     return HEADER.pack(body_bytes, payload_bytes)
 
 
-def lengths(buffer: memoryview | bytes, offset: int, limits: Limits) -> tuple[int, int]:
+def lengths(buffer: memoryview | bytes | bytearray, offset: int, limits: Limits) -> tuple[int, int]:
     """(body, payload) bytes of the frame at `offset`. Raises WireError beyond the limits."""
     body, payload = HEADER.unpack_from(buffer, offset)
     if body > limits.body_bytes or payload > limits.payload_bytes:
