@@ -1,0 +1,113 @@
+"""What a user types: good input, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLESIO = [sys.executable, "-m", "plesio"]
+GOOD = Path(__file__).parents[1] / "scripts" / "tiny.py"
+
+
+def plesio(*words: str, cwd: Path, code: int, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*PLESIO, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "--strategy", "decuopled", str(GOOD)], "did you mean 'decoupled'"),
+        (["run", "--codec", "int9", str(GOOD)], "did you mean 'int8'"),
+        (["run", "missing.py"], "does not exist"),
+        (["run", "--chaos", "hit learner-1", str(GOOD)], "kill learner-1 at 30s"),
+        (["run", "--listen", "nowhere", str(GOOD)], "HOST:PORT"),
+        (["resume", "runs/none"], "not a run's folder"),
+        (["log", "runs/none"], "not a run's folder"),
+        (["run", "--name", "../up", str(GOOD)], "plain folder name"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_mend_and_code_2(words: list[str], hint: str, tmp_path: Path) -> None:
+    done = plesio(*words, cwd=tmp_path, code=2)
+    assert hint in done.stderr
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        assert address in plesio("run", "--listen", address, str(GOOD), cwd=tmp_path, code=2).stderr
+
+
+def test_a_script_that_raises_is_named_with_its_line(tmp_path: Path) -> None:
+    script = tmp_path / "bad.py"
+    script.write_text("import torch\nraise ValueError('no such data')\n")
+    done = plesio("run", str(script), cwd=tmp_path, code=2)
+    assert "ValueError: no such data (bad.py, line 2)" in done.stderr
+
+
+def test_learners_with_different_models_are_told(tmp_path: Path) -> None:
+    script = tmp_path / "differ.py"
+    script.write_text(
+        GOOD.read_text().replace("WIDTH = 8", "import os\nWIDTH = 8 + int(os.environ['PLESIO_NAME'][-1])")
+    )
+    done = plesio("run", "--learners", "2", str(script), cwd=tmp_path, code=2)
+    assert "another model" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    assert "cannot write" in plesio("run", str(GOOD), cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize("strategy", ["sync", "decoupled"])
+def test_a_run_leaves_what_it_promises(strategy: str, tmp_path: Path) -> None:
+    words = ["run", "--json", "--name", "r", "--strategy", strategy, "--every", "4", "--start-rounds", "4", str(GOOD)]
+    summary = json.loads(plesio(*words, cwd=tmp_path, code=0).stdout)
+    assert summary["units"]["applied"] == 64 and summary["units"]["lost"] == summary["units"]["duplicated"] == 0
+    assert summary["tokens"] == 512
+    assert set(summary) >= {
+        "run", "strategy", "codec", "learners", "tokens", "wall_s", "tokens_per_s", "wire_bytes", "rounds",
+        "effective_participants", "val_loss", "val_loss_start", "units", "faults", "recovery_s", "staleness",
+        "coordinator_restarts",
+    }  # fmt: skip
+    left = {p.name for p in (tmp_path / "runs" / "r").iterdir()}
+    assert {"journal.db", "events.jsonl", "summary.json", "report.html", "model.safetensors"} <= left
+    assert "RunFinished" in (tmp_path / "runs" / "r" / "events.jsonl").read_text()
+    assert "finished" in plesio("log", "runs/r", cwd=tmp_path, code=0).stdout
+
+
+def test_the_token_is_nowhere_on_disk(tmp_path: Path) -> None:
+    script = tmp_path / "show.py"
+    script.write_text(
+        GOOD.read_text() + "\nimport os\nopen(os.environ['SHOW'], 'w').write(os.environ['PLESIO_TOKEN'])\n"
+    )
+    shown = tmp_path / "token"
+    plesio("run", "--name", "r", "--start-rounds", "2", str(script), cwd=tmp_path, code=0, env={"SHOW": str(shown)})
+    token = shown.read_bytes()
+    assert len(token) == 32
+    for path in (tmp_path / "runs").rglob("*"):
+        assert not path.is_file() or token not in path.read_bytes(), path
+
+
+def test_the_script_runs_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(GOOD)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
