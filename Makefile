@@ -13,8 +13,8 @@ setup: .venv/ready
 # about three minutes: three learners, one of them slow, three processes killed
 demo: setup
 	@rm -rf runs/demo
-	$(BIN)/plesio run --name demo --learners 3 --slow learner-2=3 --every 16 --start-rounds 24 --until-tokens 600000 \
-	  --chaos "kill learner-1 at 120000 tokens; kill synchronizer at 240000 tokens; kill coordinator at 360000 tokens" \
+	$(BIN)/plesio run --name demo --learners 3 --slow learner-2=3 --every 16 --start-rounds 24 --until-tokens 800000 \
+	  --chaos "kill learner-1 at 150000 tokens; kill synchronizer at 300000 tokens; kill coordinator at 450000 tokens" \
 	  examples/gpt.py --batch 8
 
 lint: setup

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,40 @@ def test_learners_with_different_models_are_told(tmp_path: Path) -> None:
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     assert "cannot write" in plesio("run", str(GOOD), cwd=tmp_path, code=2).stderr
+
+
+def test_a_disk_that_takes_no_more_is_named_and_ends_with_code_1(tmp_path: Path) -> None:
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); "
+    limited += f"sys.argv = ['plesio', 'run', '--epochs', '50', {str(GOOD)!r}]; from plesio.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "free" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_but_not_with_another_model(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(GOOD.read_text())
+    words = ["run", "--name", "r", "--epochs", "400", "--start-rounds", "5", "--every", "8", str(script)]
+    running = subprocess.Popen(
+        [*PLESIO, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    events = tmp_path / "runs" / "r" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (events.exists() and events.read_text().count("RoundClosed") > 10):
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 0 and "resum" in said and "Traceback" not in said, said
+
+    script.write_text(GOOD.read_text().replace("WIDTH = 8", "WIDTH = 9"))
+    assert "another model" in plesio("resume", "runs/r", cwd=tmp_path, code=2).stderr
+    script.write_text(GOOD.read_text())
+    summary = json.loads(plesio("resume", "--json", "runs/r", cwd=tmp_path, code=0).stdout)
+    assert summary["units"]["applied"] == 400 * 32
+    assert summary["units"]["lost"] == summary["units"]["duplicated"] == 0
+    assert "is finished" in plesio("resume", "runs/r", cwd=tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize("strategy", ["sync", "decoupled"])

@@ -63,10 +63,18 @@ def read_spec(run_dir: Path) -> RunSpec:
     return msgspec.json.decode(path.read_bytes(), type=RunSpec)
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Did the run reach what was asked of it?"""
+    events = run_dir / "events.jsonl"
+    return events.exists() and '"type":"RunFinished"' in events.read_text(errors="replace")
+
+
 def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as_json: bool, *, resume: bool) -> None:
     """Runs it to its end, and says what happened."""
     if not resume and run_dir.exists():
         raise UserError(f"{run_dir} exists already; choose another --name, or `plesio resume {run_dir}`")
+    if resume and is_finished(run_dir):
+        raise UserError(f"{run_dir} is finished; its model is {run_dir / 'model.safetensors'}; start a new run instead")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
@@ -83,6 +91,7 @@ def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as
             asyncio.run(Supervisor(plan, table.show, table.say).run())
     finally:
         summary = _leave_report(run_dir)
+    _script_output(run_dir)
     _last_words(summary, run_dir)
     if as_json:
         print(json.dumps(summary))
@@ -98,6 +107,15 @@ def _leave_report(run_dir: Path) -> dict[str, object]:
     write_report(run_dir)
     found: dict[str, object] = json.loads(path.read_text())
     return found
+
+
+def _script_output(run_dir: Path) -> None:
+    """What the script printed on the first learner."""
+    path = run_dir / "logs" / "learner-0.log"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    if lines:
+        print(f"learner-0 printed (all of it: {path}):", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in lines[-40:]), file=sys.stderr)
 
 
 def _last_words(summary: dict[str, object], run_dir: Path) -> None:

@@ -6,9 +6,8 @@ A BufferedProtocol: payloads are received straight into their own memory, and se
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import hmac
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -16,15 +15,16 @@ from typing import Any
 
 import msgspec
 
-from plesio.errors import PortInUse, TokenRefused, WireError
-from plesio.wire.frames import BEFORE_AUTH, HEADER, Limits, header, lengths
+from plesio.errors import PortInUse, TokenRefused, UserError, WireError
+from plesio.wire.frames import BEFORE_AUTH, Inbox, Limits, header
 
 PROTOCOL_VERSION = 1
-INBOX_BYTES = 256 << 10
 SLICE_BYTES = 1 << 20
 QUEUE_BYTES = 64 << 20
 AUTH_DEADLINE_S = 5.0
+CLOSE_S = 2.0
 
+Buffer = bytes | bytearray | memoryview
 OnMessage = Callable[["Channel", bytes, "memoryview | None"], None]
 OnClose = Callable[["Channel", "Exception | None"], None]
 
@@ -38,36 +38,42 @@ class Greeting(msgspec.Struct, frozen=True):
     kind: str
 
 
+class GreetingVersion(msgspec.Struct, frozen=True):
+    """What a greeting of every protocol version has."""
+
+    v: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The first frame of the serving side."""
 
     ok: bool
     error: str = ""
+    wrong_token: bool = False
 
 
 class Channel(asyncio.BufferedProtocol):
-    """One connection. Owned by its event loop; its callbacks run on it, one frame at a time."""
+    """One connection. Owned by its event loop, which calls `on_message` per frame and `on_close` once.
+
+    A WireError that `on_message` raises drops the connection. `bytes_sent` and `bytes_received` count every
+    byte given to and taken from the transport, headers and greetings too.
+    """
 
     def __init__(self, on_message: OnMessage, on_close: OnClose, limits: Limits | None = None) -> None:
         self.on_message = on_message
         self.on_close = on_close
-        self.limits = limits or Limits()
         self.role = ""
         self.kind = ""
         self.peer = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+        self._inbox = Inbox(limits or Limits())
         self._transport: asyncio.Transport | None = None
-        self._inbox = bytearray(INBOX_BYTES)
-        self._start = self._end = 0
-        self._body = b""
-        self._payload: memoryview | None = None
-        self._filled = 0
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._drained = asyncio.Event()
+        self._drained.set()
         self._bulk_lock = asyncio.Lock()
         self._in_bulk = False
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Buffer] = deque()
         self._waiting_bytes = 0
         self._closed = asyncio.Event()
         self._error: Exception | None = None
@@ -81,130 +87,108 @@ class Channel(asyncio.BufferedProtocol):
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer = str(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=4 * SLICE_BYTES)
+        transport.set_write_buffer_limits(high=0)  # pause unless all is in the kernel: at most one slice is copied
 
     def get_buffer(self, sizehint: int) -> Any:
-        if self._payload is not None:
-            return self._payload[self._filled :]
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif self._end == len(self._inbox):
-            self._make_room()
-        return memoryview(self._inbox)[self._end :]
-
-    def _make_room(self) -> None:
-        rest = self._inbox[self._start : self._end]
-        size = len(self._inbox)
-        if len(rest) == size:
-            size *= 2  # a body longer than the inbox; bounded by limits.body_bytes
-        self._inbox = bytearray(size)
-        self._inbox[: len(rest)] = rest
-        self._start, self._end = 0, len(rest)
+        return self._inbox.space()
 
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_received += nbytes
+        self._inbox.received(nbytes)
         try:
-            if self._payload is not None:
-                self._filled += nbytes
-                if self._filled == len(self._payload):
-                    self._deliver()
-            else:
-                self._end += nbytes
-            while self._payload is None and self._next_frame():
-                pass
+            for body, payload in self._inbox.frames():
+                self.on_message(self, body, payload)
+                if not self._is_open():
+                    return
         except WireError as error:
             self._error = error
             self.abort()
 
-    def _next_frame(self) -> bool:
-        """Takes one frame's body, and what has come of its payload, out of the inbox; False: not complete."""
-        have = self._end - self._start
-        if have < HEADER.size or self._transport is None or self._transport.is_closing():
-            return False
-        body, payload = lengths(self._inbox, self._start, self.limits)
-        if have < HEADER.size + body:
-            if self._start + HEADER.size + body > len(self._inbox):
-                self._make_room()
-            return False
-        at = self._start + HEADER.size
-        self._body = bytes(memoryview(self._inbox)[at : at + body])
-        self._start = at + body
-        if not payload:
-            self._dispatch(None)
-            return True
-        self._payload = memoryview(bytearray(payload))
-        self._filled = min(payload, self._end - self._start)
-        self._payload[: self._filled] = memoryview(self._inbox)[self._start : self._start + self._filled]
-        self._start += self._filled
-        if self._filled == payload:
-            self._deliver()
-            return True
-        return False
-
-    def _deliver(self) -> None:
-        payload, self._payload, self._filled = self._payload, None, 0
-        self._dispatch(payload)
-
-    def _dispatch(self, payload: memoryview | None) -> None:
-        self.on_message(self, self._body, payload)
-
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._drained.clear()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._drained.set()
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._writable.set()
+        self._drained.set()
         if not self._closed.is_set():
             self._closed.set()
             self.on_close(self, self._error or exc)
 
     # -- the user's side
 
-    def send(self, body: bytes) -> None:
-        """Queues a control frame. Raises WireError when closed, or when more than QUEUE_BYTES wait."""
-        frame = header(len(body), 0) + body
-        if self._in_bulk:
-            self._waiting.append(frame)
-            self._waiting_bytes += len(frame)
+    def send(self, body: bytes, payload: Buffer | None = None) -> None:
+        """Queues a frame, behind the bulk frame under way. Raises WireError when the channel is closed.
+
+        When more than QUEUE_BYTES wait, the peer does not read: the connection is dropped, and WireError raised.
+        """
+        assert self._transport is not None
+        view = memoryview(payload or b"").cast("B")
+        frame = [header(len(body), len(view)) + body, *([view] if view else [])]
+        if self._in_bulk and self._is_open():
+            self._waiting.extend(frame)
+            self._waiting_bytes += sum(map(len, frame))
         else:
-            self._write(frame)
-        queued = self._transport.get_write_buffer_size() if self._transport else 0
-        if queued + self._waiting_bytes > QUEUE_BYTES:
+            for part in frame:
+                self._write(part)
+        if self._transport.get_write_buffer_size() + self._waiting_bytes > QUEUE_BYTES:
             self.abort()
             raise WireError(f"{self.peer} does not read what it is sent; the connection is dropped")
 
-    async def send_bulk(self, body: bytes, payload: bytes | memoryview) -> None:
-        """Sends a frame with a payload; returns when it is handed to the kernel. Frames never mix."""
+    async def send_bulk(self, body: bytes, payload: Buffer) -> None:
+        """Sends a frame with a payload; returns when the kernel has it all, so that the payload may change.
+
+        Frames never mix. Raises WireError when the channel is closed. A cancellation within the frame closes the
+        channel, because the peer could not tell where the next frame begins.
+        """
+        view = memoryview(payload).cast("B")
         async with self._bulk_lock:
             self._in_bulk = True
+            complete = False
             try:
-                self._write(header(len(body), len(payload)) + body)
-                view = memoryview(payload)
+                self._write(header(len(body), len(view)) + body)
                 for at in range(0, len(view), SLICE_BYTES):
-                    await self._writable.wait()
+                    await asyncio.sleep(0)  # a fast reader must not starve our loop
+                    await self._drained.wait()
                     self._write(view[at : at + SLICE_BYTES])
+                complete = True
             finally:
-                self._in_bulk = False
-                while self._waiting:
-                    frame = self._waiting.popleft()
-                    with contextlib.suppress(WireError):
-                        self._write(frame)
-                self._waiting_bytes = 0
-            await self._writable.wait()
+                self._end_bulk(complete)
+            await self._drained.wait()
+            self._check_open()
 
-    def _write(self, data: bytes | memoryview) -> None:
-        if self._transport is None or self._closed.is_set() or self._transport.is_closing():
-            raise WireError("the connection is closed")
+    def _end_bulk(self, complete: bool) -> None:
+        self._in_bulk = False
+        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
+        if not complete:
+            self.close()
+            return
+        for part in waiting:
+            self._write(part)
+
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def _check_open(self) -> None:
+        if not self._is_open():
+            raise WireError(f"the connection to {self.peer} is closed")
+
+    def _write(self, data: Buffer) -> None:
+        self._check_open()
+        assert self._transport is not None
         self.bytes_sent += len(data)
         self._transport.write(data)
 
+    def accept_frames(self, limits: Limits) -> None:
+        """From the next frame on, these limits hold."""
+        self._inbox.limits = limits
+
     def close(self) -> None:
-        """Sends what is queued, then closes."""
+        """Sends what the transport has, then closes; a bulk frame under way is cut."""
         if self._transport is not None:
             self._transport.close()
 
@@ -214,45 +198,54 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.abort()
 
     async def wait_closed(self) -> None:
-        """Returns when the connection is gone."""
+        """Returns when the connection is gone, after `on_close`."""
         await self._closed.wait()
 
 
 async def connect(
     host: str, port: int, token: str, role: str, kind: str, on_message: OnMessage, on_close: OnClose
 ) -> Channel:
-    """Connects and authenticates. Raises OSError, TokenRefused, or WireError for another protocol version."""
+    """Connects and authenticates; kind is 'control' or 'bulk'. `on_close` is for channels that got through.
+
+    Raises OSError; TokenRefused; WireError for another protocol version or a peer that does not answer as plesio.
+    """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
 
     def first(channel: Channel, body: bytes, payload: memoryview | None) -> None:
-        answer = msgspec.msgpack.decode(body, type=Answer)
-        channel.on_message = on_message
+        try:
+            answer = msgspec.msgpack.decode(body, type=Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise WireError("it does not answer as plesio does; check the address") from error
+        if answer.ok:
+            channel.on_message, channel.on_close = on_message, on_close
+            channel.accept_frames(Limits())
         if not answered.done():
             answered.set_result(answer)
 
     def lost(channel: Channel, error: Exception | None) -> None:
         if not answered.done():
             answered.set_exception(WireError(f"{host}:{port} closed the connection: {error or 'no reason given'}"))
-        elif not answered.cancelled() and answered.exception() is None and answered.result().ok:
-            on_close(channel, error)
 
-    _, channel = await loop.create_connection(lambda: Channel(first, lost), host, port)
+    _, channel = await loop.create_connection(lambda: Channel(first, lost, BEFORE_AUTH), host, port)
     channel.role, channel.kind = role, kind
-    channel.send(msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, token, role, kind)))
     try:
+        channel.send(msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, token, role, kind)))
         answer = await asyncio.wait_for(answered, AUTH_DEADLINE_S)
+    except TimeoutError as error:
+        channel.abort()
+        raise WireError(f"{host}:{port} did not answer within {AUTH_DEADLINE_S:g} s") from error
     except BaseException:
         channel.abort()
         raise
     if not answer.ok:
         channel.abort()
-        raise TokenRefused(answer.error) if "token" in answer.error else WireError(answer.error)
+        raise TokenRefused(answer.error) if answer.wrong_token else WireError(answer.error)
     return channel
 
 
 class Server:
-    """Accepts channels. Owned by its loop."""
+    """Accepts channels, and holds those that have not authenticated yet. Owned by its loop. Made by `serve`."""
 
     def __init__(
         self,
@@ -262,6 +255,7 @@ class Server:
         on_close: OnClose,
         on_refused: Callable[[str, str], None],
         max_connections: int,
+        auth_deadline_s: float,
     ) -> None:
         self.token = token
         self.on_channel = on_channel
@@ -269,50 +263,70 @@ class Server:
         self.on_close = on_close
         self.on_refused = on_refused
         self.max_connections = max_connections
-        self.strangers: dict[Channel, asyncio.TimerHandle] = {}
+        self.auth_deadline_s = auth_deadline_s
+        self.strangers: dict[Channel, asyncio.TimerHandle] = {}  # oldest first
         self.channels: set[Channel] = set()
         self.listener: asyncio.Server | None = None
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) that it listens on."""
+        assert self.listener is not None
+        host, port = self.listener.sockets[0].getsockname()[:2]
+        return host, port
+
     def accept(self) -> Channel:
         """A new connection, which must authenticate first."""
+        if len(self.strangers) >= self.max_connections:
+            self._drop(next(iter(self.strangers)), "too many connections wait to authenticate; this was the oldest")
         channel = Channel(self._greeted, self._lost, BEFORE_AUTH)
-        timer = asyncio.get_running_loop().call_later(AUTH_DEADLINE_S, self._too_late, channel)
-        self.strangers[channel] = timer
-        if len(self.strangers) > self.max_connections:
-            oldest = next(iter(self.strangers))
-            oldest.abort()
+        reason = f"did not authenticate within {self.auth_deadline_s:g} s"
+        loop = asyncio.get_running_loop()
+        self.strangers[channel] = loop.call_later(self.auth_deadline_s, self._drop, channel, reason)
         return channel
 
-    def _too_late(self, channel: Channel) -> None:
-        if channel in self.strangers:
-            channel.abort()
+    def _drop(self, channel: Channel, reason: str) -> None:
+        self._known(channel)
+        self.on_refused(channel.peer, reason)
+        channel.abort()
 
     def _greeted(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
+        if channel not in self.strangers:  # dropped before its connection was made
+            channel.abort()
+            return
         try:
+            version = msgspec.msgpack.decode(body, type=GreetingVersion).v
+            if version != PROTOCOL_VERSION:
+                self._refuse(
+                    channel, f"protocol version {version} is not {PROTOCOL_VERSION}; install the same plesio everywhere"
+                )
+                return
             greeting = msgspec.msgpack.decode(body, type=Greeting)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self._refuse(channel, "the first frame is not a greeting")
             return
-        if greeting.v != PROTOCOL_VERSION:
-            self._refuse(
-                channel, f"protocol version {greeting.v} is not {PROTOCOL_VERSION}; install the same plesio everywhere"
-            )
-            return
         if not hmac.compare_digest(greeting.token.encode(), self.token.encode()):
-            self._refuse(channel, "the token does not match the coordinator's; pass the token that it was started with")
+            reason = "the token does not match the coordinator's; pass the token that it was started with"
+            self._refuse(channel, reason, wrong_token=True)
             return
+        if greeting.kind not in ("control", "bulk"):
+            self._refuse(channel, "a channel's kind is 'control' or 'bulk'")
+            return
+        self._welcome(channel, greeting)
+
+    def _welcome(self, channel: Channel, greeting: Greeting) -> None:
         self._known(channel)
-        channel.limits = Limits()
+        channel.accept_frames(Limits())
         channel.role, channel.kind = greeting.role, greeting.kind
         channel.on_message, channel.on_close = self.on_message, self._closed
         self.channels.add(channel)
         channel.send(msgspec.msgpack.encode(Answer(True)))
         self.on_channel(channel)
 
-    def _refuse(self, channel: Channel, reason: str) -> None:
+    def _refuse(self, channel: Channel, reason: str, wrong_token: bool = False) -> None:
         self._known(channel)
         self.on_refused(channel.peer, reason)
-        channel.send(msgspec.msgpack.encode(Answer(False, reason)))
+        channel.send(msgspec.msgpack.encode(Answer(False, reason, wrong_token)))
         channel.close()
 
     def _known(self, channel: Channel) -> None:
@@ -333,16 +347,21 @@ class Server:
         self.on_close(channel, error)
 
     async def close(self) -> None:
-        """Sends what is queued (for a moment), and closes all connections."""
+        """Sends what is queued (for CLOSE_S at most), and closes all connections."""
         if self.listener is not None:
             self.listener.close()
-        channels = [*self.channels, *self.strangers]
+        for stranger in list(self.strangers):
+            self._known(stranger)
+            stranger.abort()
+        channels = list(self.channels)
         for channel in channels:
             channel.close()
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(c.wait_closed() for c in channels)), 2.0)
-        for channel in channels:
-            channel.abort()
+        if channels:
+            _, stuck = await asyncio.wait([asyncio.ensure_future(c.wait_closed()) for c in channels], timeout=CLOSE_S)
+            for channel in channels:
+                channel.abort()
+            if stuck:
+                await asyncio.wait(stuck, timeout=CLOSE_S)
 
 
 async def serve(
@@ -354,17 +373,22 @@ async def serve(
     on_close: OnClose,
     on_refused: Callable[[str, str], None] = lambda peer, reason: None,
     max_connections: int = 1024,
+    auth_deadline_s: float = AUTH_DEADLINE_S,
 ) -> Server:
-    """Serves on a bound socket, or on (host, port). Raises PortInUse naming it when it is taken."""
-    server = Server(token, on_channel, on_message, on_close, on_refused, max_connections)
+    """Serves on a bound socket, or on (host, port); port 0 is any, see `Server.address`.
+
+    `on_refused(peer, reason)` never holds the token. Raises PortInUse when the port is taken, else UserError.
+    """
+    server = Server(token, on_channel, on_message, on_close, on_refused, max_connections, auth_deadline_s)
     loop = asyncio.get_running_loop()
+    if isinstance(where, socket.socket):
+        server.listener = await loop.create_server(server.accept, sock=where)
+        return server
+    host, port = where
     try:
-        if isinstance(where, tuple):
-            server.listener = await loop.create_server(server.accept, *where)
-        else:
-            server.listener = await loop.create_server(server.accept, sock=where)
+        server.listener = await loop.create_server(server.accept, host, port)
     except OSError as error:
-        raise PortInUse(
-            f"cannot listen on {where}: {os.strerror(error.errno or 0)}; choose another --listen"
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"{host}:{port} is already in use; choose another with --listen HOST:PORT") from error
+        raise UserError(f"cannot listen on {host}:{port}: {error}; choose another with --listen HOST:PORT") from error
     return server
