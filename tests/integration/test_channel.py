@@ -1,11 +1,12 @@
-"""Channels over real sockets: order, integrity, authentication, limits."""
+"""Channels over real sockets: order, integrity, no interleaving, authentication, limits, byte counts."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -13,214 +14,326 @@ import pytest
 
 from plesio.errors import PortInUse, TokenRefused, WireError
 from plesio.wire import channel as wire
-from plesio.wire.frames import Limits, header, lengths
+from plesio.wire.channel import Channel, Server, connect, serve
+from plesio.wire.frames import header
 
-TOKEN = "a" * 32
+TOKEN = "a secret"
+Got = tuple[bytes, bytes]
 
 
-class Host:
-    """A server that keeps what it got."""
+async def soon(what: Awaitable[Any], timeout_s: float = 5.0) -> Any:
+    return await asyncio.wait_for(what, timeout_s)
 
-    def __init__(self) -> None:
-        self.got: list[tuple[bytes, bytes | None]] = []
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 20.0))
+
+
+class House:
+    """A server that keeps what it is sent and may echo it; and the clients that connect to it."""
+
+    def __init__(self, echo: bool = False) -> None:
+        self.echo = echo
+        self.server: Server
+        self.channels: list[Channel] = []
+        self.got: list[Got] = []
+        self.answers: list[Got] = []
         self.closed: list[Exception | None] = []
         self.refused: list[str] = []
-        self.channels: list[wire.Channel] = []
-        self.arrived = asyncio.Event()
-        self.expected = 1
+        self._news = asyncio.Event()
 
-    async def start(self, echo: bool = False) -> tuple[wire.Server, int]:
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.setblocking(False)
+    def on_channel(self, channel: Channel) -> None:
+        self.channels.append(channel)
+        self._news.set()
 
-        def on_message(channel: wire.Channel, body: bytes, payload: memoryview | None) -> None:
-            self.got.append((bytes(body), bytes(payload) if payload is not None else None))
-            if echo:
-                channel.send(bytes(body))
-            if len(self.got) >= self.expected:
-                self.arrived.set()
+    def on_message(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
+        self.got.append((body, bytes(payload or b"")))
+        if self.echo:
+            channel.send(body)
+        self._news.set()
 
-        server = await wire.serve(
-            listener,
-            token=TOKEN,
-            on_channel=self.channels.append,
-            on_message=on_message,
-            on_close=lambda channel, error: self.closed.append(error),
-            on_refused=lambda peer, reason: self.refused.append(reason),
-        )
-        return server, listener.getsockname()[1]
+    def on_answer(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
+        self.answers.append((body, bytes(payload or b"")))
+        self._news.set()
 
+    def on_close(self, channel: Channel, error: Exception | None) -> None:
+        self.closed.append(error)
+        self._news.set()
 
-def run(main: Callable[[], Awaitable[Any]]) -> Any:
-    async def bounded() -> Any:
-        return await asyncio.wait_for(main(), 30)
+    def on_refused(self, peer: str, reason: str) -> None:
+        self.refused.append(reason)
+        self._news.set()
 
-    return asyncio.run(bounded())
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            while not holds():
+                self._news.clear()
+                await self._news.wait()
 
+        await soon(wait(), 10.0)
 
-def ignore(*_: Any) -> None:
-    pass
+    async def client(self, token: str = TOKEN, kind: str = "control") -> Channel:
+        host, port = self.server.address
+        made = connect(host, port, token, "learner", kind, self.on_answer, lambda c, e: None)
+        channel: Channel = await soon(made)
+        return channel
 
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen within 5 s")
+    async def stranger(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.server.address)
 
 
-def test_ten_thousand_messages_come_back_in_order() -> None:
+@contextlib.asynccontextmanager
+async def house(echo: bool = False, **options: Any) -> AsyncIterator[House]:
+    it = House(echo)
+    it.server = await serve(
+        ("127.0.0.1", 0),
+        token=TOKEN,
+        on_channel=it.on_channel,
+        on_message=it.on_message,
+        on_close=it.on_close,
+        on_refused=it.on_refused,
+        **options,
+    )
+    try:
+        yield it
+    finally:
+        await soon(it.server.close())
+
+
+def test_ten_thousand_messages_are_echoed_in_order_and_both_sides_count_the_same_bytes() -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start(echo=True)
-        back: list[bytes] = []
-        channel = await wire.connect(
-            "127.0.0.1", port, TOKEN, "learner", "control", lambda c, b, p: back.append(bytes(b)), ignore
-        )
-        for number in range(10_000):
-            channel.send(str(number).encode())
-            if number % 500 == 0:
+        async with house(echo=True) as it:
+            client = await it.client()
+            sent = [b"%d" % i for i in range(10_000)]
+            for body in sent:
+                client.send(body)
+            await it.until(lambda: len(it.answers) == len(sent))
+            assert [body for body, _ in it.got] == [body for body, _ in it.answers] == sent
+            [served] = it.channels
+            assert (client.bytes_sent, client.bytes_received) == (served.bytes_received, served.bytes_sent)
+            greeting = msgspec.msgpack.encode(wire.Greeting(wire.PROTOCOL_VERSION, TOKEN, "learner", "control"))
+            assert client.bytes_sent == sum(12 + len(body) for body in [greeting, *sent])
+            assert (served.role, served.kind) == ("learner", "control")
+            client.close()
+
+    run(main())
+
+
+def test_a_large_payload_arrives_intact_while_control_frames_pass_on_another_channel() -> None:
+    async def main() -> None:
+        async with house() as it:
+            bulk, control = await it.client(kind="bulk"), await it.client()
+            payload = random.Random(0).randbytes(1 << 20) * 64
+            sending = asyncio.create_task(bulk.send_bulk(b"bulk", payload))
+            while not sending.done():
+                control.send(b"beat")
+                await asyncio.sleep(0.001)
+            await sending
+            await it.until(lambda: any(body == b"bulk" for body, _ in it.got))
+            at = [body for body, _ in it.got].index(b"bulk")
+            assert it.got[at][1] == payload
+            assert at >= 1  # beats that arrived before the bulk frame ended
+            assert bulk.bytes_sent == it.channels[0].bytes_received
+            bulk.close()
+            control.close()
+
+    run(main())
+
+
+def test_frames_never_mix_and_bulk_frames_keep_their_order() -> None:
+    async def main() -> None:
+        async with house() as it:
+            client = await it.client(kind="bulk")
+            rng = random.Random(1)
+            payloads = [rng.randbytes(3_000_001), b"", rng.randbytes(5_000_000), rng.randbytes(17)]
+            tasks = [asyncio.create_task(client.send_bulk(b"bulk%d" % i, p)) for i, p in enumerate(payloads)]
+            small = 0
+            while not all(task.done() for task in tasks):
+                client.send(b"small%d" % small, b"pp" if small % 2 else None)
+                small += 1
                 await asyncio.sleep(0)
-        await until(lambda: len(back) == 10_000)
-        assert back == [str(n).encode() for n in range(10_000)]
-        assert channel.bytes_sent == host.channels[0].bytes_received
-        assert channel.bytes_received == host.channels[0].bytes_sent
-        await server.close()
+            await asyncio.gather(*tasks)
+            await it.until(lambda: len(it.got) == len(payloads) + small)
+            assert [g for g in it.got if g[0].startswith(b"bulk")] == [
+                (b"bulk%d" % i, p) for i, p in enumerate(payloads)
+            ]
+            assert [g for g in it.got if g[0].startswith(b"small")] == [
+                (b"small%d" % i, b"pp" if i % 2 else b"") for i in range(small)
+            ]
+            assert client.bytes_sent == it.channels[0].bytes_received
+            client.close()
 
-    run(main)
+    run(main())
 
 
-def test_payloads_and_control_frames_never_mix() -> None:
+def test_a_view_of_wider_items_is_sent_as_its_bytes() -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        host.expected = 8
-        channel = await wire.connect("127.0.0.1", port, TOKEN, "learner", "bulk", ignore, ignore)
-        payloads = [random.Random(n).randbytes(size) for n, size in enumerate((1, 300_000, 5_000_000, 20_000_000))]
-        sends = [asyncio.create_task(channel.send_bulk(f"bulk {n}".encode(), p)) for n, p in enumerate(payloads)]
-        for number in range(4):
-            await asyncio.sleep(0)
-            channel.send(f"control {number}".encode())
-        await asyncio.gather(*sends)
-        await host.arrived.wait()
-        bulk = [(b, p) for b, p in host.got if b.startswith(b"bulk")]
-        assert bulk == [(f"bulk {n}".encode(), p) for n, p in enumerate(payloads)]
-        assert [b for b, _ in host.got if b.startswith(b"control")] == [f"control {n}".encode() for n in range(4)]
-        await server.close()
+        async with house() as it:
+            client = await it.client(kind="bulk")
+            await soon(client.send_bulk(b"x", memoryview(bytes(range(16))).cast("f")))
+            await it.until(lambda: it.got == [(b"x", bytes(range(16)))])
+            client.close()
 
-    run(main)
+    run(main())
 
 
-def test_a_long_body_arrives() -> None:
+def test_memory_stays_bounded_and_a_cancelled_bulk_frame_closes_the_channel() -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        channel = await wire.connect("127.0.0.1", port, TOKEN, "learner", "control", ignore, ignore)
-        body = random.Random(1).randbytes(3_000_000)
-        channel.send(body)
-        await host.arrived.wait()
-        assert host.got == [(body, None)]
-        await server.close()
+        async with house() as it:
+            client = await it.client(kind="bulk")
+            assert it.channels[0]._transport is not None and client._transport is not None
+            it.channels[0]._transport.pause_reading()
+            sending = asyncio.create_task(client.send_bulk(b"x", bytes(64 << 20)))
+            await asyncio.sleep(0.2)
+            assert client._transport.get_write_buffer_size() <= wire.SLICE_BYTES
+            client.send(b"must not land inside the frame")
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            with pytest.raises(WireError):
+                client.send(b"after")
+            it.channels[0]._transport.resume_reading()
+            await it.until(lambda: len(it.closed) == 1)
+            assert it.got == []
 
-    run(main)
+    run(main())
 
 
-def test_a_wrong_token_is_refused_and_not_repeated() -> None:
+def test_a_peer_that_does_not_read_control_frames_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "QUEUE_BYTES", 1 << 20)
+
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        with pytest.raises(TokenRefused, match="pass the token"):
-            await wire.connect("127.0.0.1", port, "b" * 32, "learner", "control", ignore, ignore)
-        assert len(host.refused) == 1 and "b" * 32 not in host.refused[0] and TOKEN not in host.refused[0]
-        assert host.channels == []
-        await server.close()
+        async with house() as it:
+            client = await it.client()
+            assert it.channels[0]._transport is not None
+            it.channels[0]._transport.pause_reading()
+            with pytest.raises(WireError, match="does not read"):
+                for _ in range(64):
+                    client.send(bytes(1 << 20))
+            await soon(client.wait_closed())
 
-    run(main)
+    run(main())
 
 
-def greeting(version: int) -> bytes:
-    body = msgspec.msgpack.encode(wire.Greeting(version, TOKEN, "learner", "control"))
-    return header(len(body), 0) + body
+def test_a_wrong_token_is_refused_by_name_and_never_shown() -> None:
+    async def main() -> None:
+        async with house() as it:
+            with pytest.raises(TokenRefused, match="pass the token"):
+                await it.client("a wrong secret")
+            assert it.channels == [] and len(it.refused) == 1
+            assert "secret" not in it.refused[0]
+
+    run(main())
+
+
+def test_another_protocol_version_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with house() as it:
+            reader, writer = await it.stranger()
+            body = msgspec.msgpack.encode({"v": 0, "fields": "of another time"})
+            writer.write(header(len(body), 0) + body)
+            answer = msgspec.msgpack.decode((await soon(reader.read()))[12:])
+            assert answer["ok"] is False and "install the same plesio" in answer["error"]
+            writer.close()
+            monkeypatch.setattr(wire, "Greeting", lambda v, *rest: {"v": v + 1})
+            with pytest.raises(WireError, match="protocol version 2 is not 1"):
+                await it.client()
+            assert it.channels == []
+
+    run(main())
 
 
 @pytest.mark.parametrize(
-    ("raw", "reason"),
-    [
-        (greeting(99), "protocol version 99"),
-        (header(2**31, 0), "over the limit"),
-        (header(10, 2**63), "over the limit"),
-        (header(9, 0) + b"not msgpk", "not a greeting"),
-    ],
+    "first",
+    [header(0, 1 << 63), header(4097, 0), header(1, 1), b"GET / HTTP/1.1\r\n\r\n", header(3, 0) + b"\xc1\xff\x00"],
 )
-def test_strangers_are_refused_and_named(raw: bytes, reason: str) -> None:
+def test_strangers_that_do_not_greet_are_refused(first: bytes) -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(raw)
-        await reader.read()
-        await until(lambda: len(host.refused) == 1)
-        assert reason in host.refused[0]
-        assert host.channels == []
-        writer.close()
-        await server.close()
+        async with house() as it:
+            reader, writer = await it.stranger()
+            writer.write(first)
+            with contextlib.suppress(ConnectionResetError):
+                await soon(reader.read())
+            await it.until(lambda: len(it.refused) == 1)
+            assert it.channels == [] and it.server.strangers == {}
+            writer.close()
 
-    run(main)
+    run(main())
 
 
-def test_a_peer_that_leaves_in_mid_frame_closes_once() -> None:
+def test_silent_strangers_are_dropped_at_the_deadline_and_the_oldest_in_a_crowd() -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(greeting(wire.PROTOCOL_VERSION) + header(100, 5000) + b"x" * 300)
-        await writer.drain()
-        await until(lambda: len(host.channels) == 1)
-        writer.close()
-        await until(lambda: len(host.closed) == 1)
-        assert host.got == []
-        await server.close()
+        async with house(auth_deadline_s=0.3, max_connections=2) as it:
+            silent = [await it.stranger() for _ in range(3)]
+            await it.until(lambda: len(it.refused) == 1)
+            assert "oldest" in it.refused[0]
+            await it.until(lambda: len(it.refused) == 3)
+            assert "within 0.3 s" in it.refused[-1]
+            for reader, writer in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await soon(reader.read()) == b""
+                writer.close()
+            (await it.client()).close()
 
-    run(main)
+    run(main())
 
 
-def test_an_announced_length_over_the_limit_ends_an_authenticated_connection() -> None:
+def test_an_authenticated_peer_that_breaks_the_protocol_is_closed_with_wire_error() -> None:
     async def main() -> None:
-        host = Host()
-        server, port = await host.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(greeting(wire.PROTOCOL_VERSION) + header(1, 2**62))
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await reader.readexactly(10_000)
-        await until(lambda: bool(host.closed))
-        assert isinstance(host.closed[0], WireError)
-        writer.close()
-        await server.close()
+        async with house() as it:
+            client = await it.client()
+            client._write(header(0, 1 << 63))
+            await it.until(lambda: len(it.closed) == 1)
+            assert isinstance(it.closed[0], WireError)
 
-    run(main)
+    run(main())
 
 
-def test_random_bytes_are_frames_or_an_error() -> None:
-    source = random.Random(7)
-    limits = Limits()
-    for _ in range(2000):
-        try:
-            body, payload = lengths(source.randbytes(12), 0, limits)
-        except WireError:
-            continue
-        assert body <= limits.body_bytes and payload <= limits.payload_bytes
-
-
-def test_a_busy_port_is_named() -> None:
+@pytest.mark.parametrize("half", [header(10, 0)[:5], header(10, 0) + b"12345", header(1, 9 << 20) + b"xyz"])
+def test_half_a_frame_and_a_close_gives_one_on_close_and_no_message(half: bytes) -> None:
     async def main() -> None:
-        with socket.socket() as busy:
-            busy.bind(("127.0.0.1", 0))
-            busy.listen()
-            where = busy.getsockname()
-            with pytest.raises(PortInUse, match=str(where[1])):
-                await wire.serve(where, token=TOKEN, on_channel=ignore, on_message=ignore, on_close=ignore)
+        async with house() as it:
+            client = await it.client()
+            client._write(half)
+            client.close()
+            client.close()
+            await it.until(lambda: len(it.closed) == 1)
+            it.channels[0].abort()
+            await soon(it.channels[0].wait_closed())
+            await asyncio.sleep(0.01)
+            assert len(it.closed) == 1 and it.got == []
+            with pytest.raises(WireError):
+                it.channels[0].send(b"x")
 
-    run(main)
+    run(main())
+
+
+def test_a_bound_socket_is_served_and_a_busy_port_is_named() -> None:
+    async def main() -> None:
+        async with house() as it:
+            host, port = it.server.address
+            nothing: Any = lambda *args: None  # noqa: E731
+            with pytest.raises(PortInUse, match=f"{host}:{port}"):
+                await serve((host, port), token=TOKEN, on_channel=nothing, on_message=nothing, on_close=nothing)
+            bound = socket.create_server(("127.0.0.1", 0))
+            server = await serve(bound, token=TOKEN, on_channel=nothing, on_message=nothing, on_close=nothing)
+            assert server.address == bound.getsockname()
+            (await soon(connect(*server.address, TOKEN, "launcher", "control", nothing, nothing))).close()
+            await soon(server.close())
+
+    run(main())
+
+
+def test_a_server_that_is_not_plesio_is_named() -> None:
+    async def main() -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(header(4, 0) + b"\xc1abc")
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        with pytest.raises(WireError, match=f"{host}:{port}.*check the address"):
+            await soon(connect(host, port, TOKEN, "learner", "control", lambda *a: None, lambda *a: None))
+        server.close()
+
+    run(main())

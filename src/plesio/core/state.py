@@ -203,7 +203,8 @@ def _rolled_back(state: Durable, fact: f.RolledBack) -> None:
         if member.generation == generation:
             member.voided = [*member.voided, seq][-64:]
     state.held, state.provisional, state.closing = [], [], None
-    state.merged, state.lineage = fact.to, fact.lineage
+    state.lineage = fact.lineage
+    state.merged = state.committed = Version(fact.lineage, fact.to.number)  # the same state, as the new lineage names it
 
 
 def _synchronizer_seen(state: Durable, fact: f.SynchronizerSeen) -> None:

@@ -71,10 +71,12 @@ class Cluster:
         self.restarts = 0
         self.launcher = Launcher(self.world, self.network)
         self.learners: dict[str, SimLearner] = {}
-        self._start_coordinator()
-        self._start_synchronizer()
+        self.coordinator: SimCoordinator | None = None
+        self.synchronizer: SimSynchronizer | None = None
+        self.world.at(0.0, self._start_coordinator)
+        self.world.at(0.0, self._start_synchronizer)
         for i in range(learners):
-            self._start_learner(f"learner-{i}", self.speeds[i])
+            self.world.at(0.0, self._start_learner, f"learner-{i}", self.speeds[i])
         self.network.connect(self.launcher, "coordinator", "control")
 
     def run(self, until_s: float = 2000.0) -> None:

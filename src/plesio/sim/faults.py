@@ -80,6 +80,6 @@ class Faults:
                 victim.leave()
         else:
             process = cluster.synchronizer if kind == "kill synchronizer" else cluster.coordinator
-            if process.alive:
+            if process is not None and process.alive:
                 self._take(kind)
                 cluster.kill(process)

@@ -1,6 +1,6 @@
 """Channels: authenticated, framed TCP connections, for control and for bulk. It knows no message types.
 
-A BufferedProtocol: payloads are received straight into their own memory, and sent in slices with flow control.
+A BufferedProtocol: payloads are received straight into their own memory, and sent in slices.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Channel(asyncio.BufferedProtocol):
         self._waiting_bytes = 0
         self._closed = asyncio.Event()
         self._error: Exception | None = None
+        self._aborted = False
 
     # -- asyncio's side
 
@@ -87,7 +88,9 @@ class Channel(asyncio.BufferedProtocol):
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer = str(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=0)  # pause unless all is in the kernel: at most one slice is copied
+        transport.set_write_buffer_limits(high=0)  # so that at most one slice waits outside the kernel
+        if self._aborted:
+            transport.abort()
 
     def get_buffer(self, sizehint: int) -> Any:
         return self._inbox.space()
@@ -124,11 +127,12 @@ class Channel(asyncio.BufferedProtocol):
     def send(self, body: bytes, payload: Buffer | None = None) -> None:
         """Queues a frame, behind the bulk frame under way. Raises WireError when the channel is closed.
 
-        When more than QUEUE_BYTES wait, the peer does not read: the connection is dropped, and WireError raised.
+        When more than QUEUE_BYTES wait, the peer does not read: the connection is dropped, with WireError.
         """
         assert self._transport is not None
-        view = memoryview(payload or b"").cast("B")
-        frame = [header(len(body), len(view)) + body, *([view] if view else [])]
+        view = memoryview(b"" if payload is None else payload).cast("B")
+        head = header(len(body), len(view)) + body
+        frame: list[Buffer] = [head, view] if view else [head]
         if self._in_bulk and self._is_open():
             self._waiting.extend(frame)
             self._waiting_bytes += sum(map(len, frame))
@@ -142,8 +146,8 @@ class Channel(asyncio.BufferedProtocol):
     async def send_bulk(self, body: bytes, payload: Buffer) -> None:
         """Sends a frame with a payload; returns when the kernel has it all, so that the payload may change.
 
-        Frames never mix. Raises WireError when the channel is closed. A cancellation within the frame closes the
-        channel, because the peer could not tell where the next frame begins.
+        Frames never mix. Raises WireError when the channel is closed. A cancellation within the frame closes
+        the channel, because the peer could not tell where the next frame begins.
         """
         view = memoryview(payload).cast("B")
         async with self._bulk_lock:
@@ -193,7 +197,8 @@ class Channel(asyncio.BufferedProtocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Closes at once."""
+        """Closes at once, or as soon as the connection is made."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -207,7 +212,7 @@ async def connect(
 ) -> Channel:
     """Connects and authenticates; kind is 'control' or 'bulk'. `on_close` is for channels that got through.
 
-    Raises OSError; TokenRefused; WireError for another protocol version or a peer that does not answer as plesio.
+    Raises OSError; TokenRefused; WireError for another protocol version or a peer that is not plesio.
     """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
@@ -225,7 +230,8 @@ async def connect(
 
     def lost(channel: Channel, error: Exception | None) -> None:
         if not answered.done():
-            answered.set_exception(WireError(f"{host}:{port} closed the connection: {error or 'no reason given'}"))
+            reason = error or "no reason given"
+            answered.set_exception(WireError(f"{host}:{port} closed the connection: {reason}"))
 
     _, channel = await loop.create_connection(lambda: Channel(first, lost, BEFORE_AUTH), host, port)
     channel.role, channel.kind = role, kind
@@ -245,7 +251,7 @@ async def connect(
 
 
 class Server:
-    """Accepts channels, and holds those that have not authenticated yet. Owned by its loop. Made by `serve`."""
+    """Accepts channels, and holds those that have yet to authenticate. Owned by its loop; see `serve`."""
 
     def __init__(
         self,
@@ -278,7 +284,7 @@ class Server:
     def accept(self) -> Channel:
         """A new connection, which must authenticate first."""
         if len(self.strangers) >= self.max_connections:
-            self._drop(next(iter(self.strangers)), "too many connections wait to authenticate; this was the oldest")
+            self._drop(next(iter(self.strangers)), "the oldest of too many that wait to authenticate")
         channel = Channel(self._greeted, self._lost, BEFORE_AUTH)
         reason = f"did not authenticate within {self.auth_deadline_s:g} s"
         loop = asyncio.get_running_loop()
@@ -291,15 +297,11 @@ class Server:
         channel.abort()
 
     def _greeted(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
-        if channel not in self.strangers:  # dropped before its connection was made
-            channel.abort()
-            return
         try:
             version = msgspec.msgpack.decode(body, type=GreetingVersion).v
             if version != PROTOCOL_VERSION:
-                self._refuse(
-                    channel, f"protocol version {version} is not {PROTOCOL_VERSION}; install the same plesio everywhere"
-                )
+                reason = f"protocol version {version} is not {PROTOCOL_VERSION}"
+                self._refuse(channel, f"{reason}; install the same plesio everywhere")
                 return
             greeting = msgspec.msgpack.decode(body, type=Greeting)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -357,7 +359,8 @@ class Server:
         for channel in channels:
             channel.close()
         if channels:
-            _, stuck = await asyncio.wait([asyncio.ensure_future(c.wait_closed()) for c in channels], timeout=CLOSE_S)
+            ends = [asyncio.ensure_future(c.wait_closed()) for c in channels]
+            _, stuck = await asyncio.wait(ends, timeout=CLOSE_S)
             for channel in channels:
                 channel.abort()
             if stuck:
@@ -388,7 +391,8 @@ async def serve(
     try:
         server.listener = await loop.create_server(server.accept, host, port)
     except OSError as error:
+        advice = "choose another with --listen HOST:PORT"
         if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"{host}:{port} is already in use; choose another with --listen HOST:PORT") from error
-        raise UserError(f"cannot listen on {host}:{port}: {error}; choose another with --listen HOST:PORT") from error
+            raise PortInUse(f"{host}:{port} is already in use; {advice}") from error
+        raise UserError(f"cannot listen on {host}:{port}: {error}; {advice}") from error
     return server

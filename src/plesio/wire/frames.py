@@ -1,4 +1,4 @@
-"""Frames: u32 body length, u64 payload length, body (one message), payload (raw tensor bytes). Pure: no I/O."""
+"""Frames: u32 body length, u64 payload length, body (one message), payload (raw tensor bytes). No I/O."""
 
 from __future__ import annotations
 
