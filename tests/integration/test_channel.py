@@ -111,7 +111,8 @@ def test_ten_thousand_messages_are_echoed_in_order_and_both_sides_count_the_same
             assert [body for body, _ in it.got] == [body for body, _ in it.answers] == sent
             [served] = it.channels
             assert (client.bytes_sent, client.bytes_received) == (served.bytes_received, served.bytes_sent)
-            greeting = msgspec.msgpack.encode(wire.Greeting(wire.PROTOCOL_VERSION, TOKEN, "learner", "control"))
+            said = wire.Greeting(wire.PROTOCOL_VERSION, TOKEN, "learner", "control")
+            greeting = msgspec.msgpack.encode(said)
             assert client.bytes_sent == sum(12 + len(body) for body in [greeting, *sent])
             assert (served.role, served.kind) == ("learner", "control")
             client.close()
@@ -244,7 +245,7 @@ def test_another_protocol_version_is_told_what_to_do(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "first",
-    [header(0, 1 << 63), header(4097, 0), header(1, 1), b"GET / HTTP/1.1\r\n\r\n", header(3, 0) + b"\xc1\xff\x00"],
+    [header(0, 1 << 63), header(4097, 0), header(1, 1), b"GET / HTTP/1.1\r\n", header(2, 0) + b"\xc1\xff"],
 )
 def test_strangers_that_do_not_greet_are_refused(first: bytes) -> None:
     async def main() -> None:
@@ -313,7 +314,7 @@ def test_a_bound_socket_is_served_and_a_busy_port_is_named() -> None:
             host, port = it.server.address
             nothing: Any = lambda *args: None  # noqa: E731
             with pytest.raises(PortInUse, match=f"{host}:{port}"):
-                await serve((host, port), token=TOKEN, on_channel=nothing, on_message=nothing, on_close=nothing)
+                await serve((host, port), token="", on_channel=nothing, on_message=nothing, on_close=nothing)
             bound = socket.create_server(("127.0.0.1", 0))
             server = await serve(bound, token=TOKEN, on_channel=nothing, on_message=nothing, on_close=nothing)
             assert server.address == bound.getsockname()

@@ -91,6 +91,7 @@ def _join(turn: Turn, stimulus: s.Join) -> None:
             turn.volatile.started_s = turn.now_s
     member = durable.members[stimulus.name]
     turn.pulse(stimulus.name).beat(turn.now_s)
+    turn.pulse(stimulus.name).base = None  # who asks to join has no state, whatever a restart made us assume
     turn.order(e.Admit(stimulus.name, member.generation))
     turn.order(e.Welcome(stimulus.name, member.generation, durable.spec, durable.lineage))
 
@@ -187,6 +188,8 @@ def _push_arrived(turn: Turn, stimulus: s.PushArrived) -> None:
     if stimulus.incarnation != turn.durable.synchronizer:
         return
     push = stimulus.contribution
+    if ledger.is_known(turn.durable, push) or turn.durable.merged is None:
+        return  # said again after a reconnection, perhaps before the version that it is based on; its sender may have ended
     member = turn.current(push.contributor, push.generation)
     if member is None:
         turn.order(e.AnswerPush(push.contributor, push.generation, push.seq, "generation"))
@@ -203,11 +206,8 @@ def _push_arrived(turn: Turn, stimulus: s.PushArrived) -> None:
         pulse.step_s = push.step_s
         return
     if reason == "stale":
-        turn.emit(
-            f.ContributionVoided(
-                member.name, member.generation, push.seq, ledger.refused_units(turn.durable, push), reason
-            )
-        )
+        back, partial = ledger.refused_units(turn.durable, push)
+        turn.emit(f.ContributionVoided(member.name, member.generation, push.seq, back, reason, partial))
     turn.order(e.AnswerPush(push.contributor, push.generation, push.seq, reason))
 
 

@@ -78,6 +78,7 @@ class ContributionVoided(Fact, frozen=True):
     seq: int
     returned: tuple[Span, ...]
     reason: str
+    partial: tuple[Span, ...] = ()  # an earlier push holds a part of them: never re-issued
 
 
 class RoundClosed(Fact, frozen=True):

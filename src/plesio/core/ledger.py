@@ -5,7 +5,7 @@ I1: a unit is applied, partial or re-issued; never two of them.
 
 from __future__ import annotations
 
-from plesio.core.state import Durable, Member, spans
+from plesio.core.state import Durable, Member, ids, spans
 from plesio.core.taskbook import TaskState
 from plesio.records import Contribution, Span, Version
 
@@ -66,10 +66,18 @@ def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     return spans(back), spans(again)
 
 
-def refused_units(state: Durable, push: Contribution) -> tuple[Span, ...]:
-    """The units that go back when this push is refused."""
-    mine = {t.id for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
-    return spans(i for s in push.ended for i in ((s.epoch, n) for n in range(s.start, s.stop)) if i in mine)
+def refused_units(state: Durable, push: Contribution) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """(to the pool, partial: an earlier push holds a part) when this push is refused."""
+    mine = {t.id: t for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
+    ended = [mine[i] for i in ids(push.ended) if i in mine]
+    return spans(t.id for t in ended if not t.touched), spans(t.id for t in ended if t.touched)
+
+
+def is_known(state: Durable, push: Contribution) -> bool:
+    """Is it held for a round, or in one that is not committed?"""
+    key = (push.contributor, push.generation, push.seq)
+    held = any((c.contributor, c.generation, c.seq) == key for c in state.held)
+    return held or any(key in closed.pushes for closed in state.provisional)
 
 
 def lacks_leases(state: Durable, push: Contribution) -> bool:

@@ -157,6 +157,8 @@ def _contribution_voided(state: Durable, fact: f.ContributionVoided) -> None:
     member.voided = [*member.voided, fact.seq][-64:]
     for task_id in ids(fact.returned):
         state.book.move(state.book.tasks[task_id], TaskState.READY)
+    for task_id in ids(fact.partial):
+        _leave_incomplete(state, state.book.tasks[task_id])
 
 
 def _round_closed(state: Durable, fact: f.RoundClosed) -> None:

@@ -68,7 +68,7 @@ def read_events(run_dir: Path) -> list[Event]:
         if event is not None:
             events.append(event)
         elif number < len(rows):
-            raise PlesioError(f"line {number} of {run_dir / 'events.jsonl'} is damaged, and no reader can trust the rest; restore it from a copy")
+            raise PlesioError(f"line {number} of {run_dir / 'events.jsonl'} is damaged; restore the file from a copy")
     return events
 
 

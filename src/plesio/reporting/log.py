@@ -86,9 +86,14 @@ def _rolled_back(event: Event) -> str:
     return f"the synchronizer was lost: rolled back to {_version(event['to'])}, lineage {event['lineage']}; {back}"
 
 
+def _evaluated(event: Event) -> str:
+    loss = "not a number" if event["loss"] is None else f"{event['loss']:.4f}"
+    return f"held-out loss of {_version(event['version'])}: {loss}"
+
+
 _WORDS: dict[str, Callable[[Event], str]] = {
     "CoordinatorStarted": lambda e: f"the coordinator started (pid {e['pid']})",
-    "RunStarted": lambda e: f"run {e['spec'].get('run', '')} started, {e['spec'].get('learners', '?')} learners asked for",
+    "RunStarted": lambda e: f"run {e['spec']['run']} started; it asks for {e['spec']['learners']} learners",
     "LeaderElected": lambda e: f"the coordinator leads (epoch {e['epoch']})",
     "MemberJoined": lambda e: f"{e['name']} joined (generation {e['generation']})",
     "MemberEnded": _ended,
@@ -104,9 +109,7 @@ _WORDS: dict[str, Callable[[Event], str]] = {
     "VersionCommitted": lambda e: f"{_version(e['version'])} is committed ({e['snapshot']})",
     "RolledBack": _rolled_back,
     "SynchronizerSeen": lambda e: "a synchronizer is up",
-    "Evaluated": lambda e: (
-        f"held-out loss of {_version(e['version'])}: {'not a number' if e['loss'] is None else format(e['loss'], '.4f')}"
-    ),
+    "Evaluated": _evaluated,
     "PeerRefused": lambda e: f"{e['who']} was refused: {e['reason']}",
     "RunFinished": lambda e: f"finished at {_version(e['version'])}: {e['reason']}",
 }

@@ -164,8 +164,10 @@ def _version_merged(story: Story, event: Event) -> None:
 def _version_committed(story: Story, event: Event) -> None:
     story.committed = event["version"]
     lineage, number = event["version"]
-    for closed in story.rounds:
-        if closed.committed or closed.number > number or closed.lineage > lineage:
+    for closed in reversed(story.rounds):
+        if closed.committed:
+            break  # and all before it
+        if closed.number > number or closed.lineage > lineage:
             continue
         closed.committed = True
         for key in closed.pushes:
@@ -188,15 +190,15 @@ def _rolled_back(story: Story, event: Event) -> None:
 
 
 def _evaluated(story: Story, event: Event) -> None:
-    number = event["version"][1]
-    if event["loss"] is not None and (event["version"][0] == _lineage_of(story, number)):
+    lineage, number = event["version"]
+    if event["loss"] is not None and _stands(story, lineage, number):
         tokens = sum(r.tokens for r in story.rounds if r.number <= number)
         story.evaluations.append(Evaluation(event["unix_s"], number, tokens, event["loss"]))
 
 
-def _lineage_of(story: Story, number: int) -> int:
-    """The lineage in which the standing version of this number was made."""
-    return next((r.lineage for r in reversed(story.rounds) if r.number == number), 1)
+def _stands(story: Story, lineage: int, number: int) -> bool:
+    """Was this version not undone? A kept one may be named anew, by a later lineage than made it."""
+    return number == 0 or any(r.number == number and r.lineage <= lineage for r in story.rounds)
 
 
 def _run_finished(story: Story, event: Event) -> None:

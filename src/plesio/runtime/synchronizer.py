@@ -125,12 +125,12 @@ class Synchronizer:
         self.control = channel
         self._tell(self.address)
         self._tell(s.SynchronizerUp(self.incarnation, self.version))
-        for contribution, _ in self.held.values():
-            self._tell(s.PushArrived(self.incarnation, contribution))
         if self.version is not None and self.version.number > 0:
             self._tell(s.Merged(self.incarnation, self.version))
         if self.snapshot is not None:
             self._tell(self.snapshot)
+        for contribution, _ in self.held.values():
+            self._tell(s.PushArrived(self.incarnation, contribution))
 
     def _on_order(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
         order = m.decode("from", body)

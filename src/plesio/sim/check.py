@@ -96,20 +96,21 @@ class Reference:
         assert not back & begun, f"I1: {back & begun} go back although a part of them was sent"
         self._to_pool(back)
         for unit in partial:
-            del self.holder[unit]
-            standing = [p for p in self._provisional_pushes() if unit in _units(self.accepted[p].begun)]
-            if standing:
-                self.leftovers.add(unit)
-            else:
-                self._count(self.partial, unit)
+            self._leave_incomplete(unit)
+
+    def _leave_incomplete(self, unit: UnitId) -> None:
+        """Its worker is gone, a part of it was sent: it counts as partial once that part is committed."""
+        del self.holder[unit]
+        begun = [p for p, c in self.accepted.items() if unit in _units(c.begun)]
+        assert begun, f"I1: {unit} is called partial, and nothing of it was sent"
+        if any(p in self.merged_ever for p in begun):
+            self._count(self.partial, unit)
+        else:
+            self.leftovers.add(unit)
 
     def _standing(self) -> list[Contribution]:
         """Pushes that were accepted and not taken back, committed ones included."""
         return list(self.accepted.values())
-
-    def _provisional_pushes(self) -> list[PushId]:
-        """Held, merging or merged, and not committed."""
-        return [p for p in self.accepted if p not in self.merged_ever]
 
     def _count(self, to: set[UnitId], unit: UnitId) -> None:
         assert unit not in self.applied and unit not in self.partial, f"I1: {unit} is counted twice"
@@ -150,6 +151,9 @@ class Reference:
 
     def _voided(self, fact: f.ContributionVoided) -> None:
         back = _units(fact.returned)
+        for unit in _units(fact.partial):
+            assert self.holder.get(unit) == (fact.name, fact.generation) and unit not in self.sent
+            self._leave_incomplete(unit)
         for unit in back:
             assert self.holder.get(unit) == (fact.name, fact.generation) and unit not in self.sent
             begun = [k for k, c in self.accepted.items() if unit in _units(c.begun)]

@@ -60,12 +60,12 @@ class SimSynchronizer(Process):
             return
         self.control = connection
         self._tell(s.SynchronizerUp(self.incarnation, self.version))
-        for contribution, _ in self.held.values():
-            self._tell(s.PushArrived(self.incarnation, contribution))
-        if self.version is not None and self.version.number > 0:
-            self._tell(s.Merged(self.incarnation, self.version))
         if self.snapshot is not None:
             self._tell(self.snapshot)
+        if self.version is not None and self.version.number > 0:
+            self._tell(s.Merged(self.incarnation, self.version))
+        for contribution, _ in self.held.values():
+            self._tell(s.PushArrived(self.incarnation, contribution))
 
     def lost(self, connection: Connection) -> None:
         if connection.kind == "control":
