@@ -102,7 +102,8 @@ def _commit_when_due(turn: Turn) -> None:
     if durable.committed == durable.merged or durable.closing is not None:
         return
     if _holds_gradient_state(turn):
-        if durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
+        waited_for = any(turn.pulse(name).base is None for name in volatile.admitting)
+        if waited_for or durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
             ask_commit(turn)
         return
     if turn.now_s - volatile.snapshot_s >= SNAPSHOT_SHARE * volatile.snapshot_cost_s:
