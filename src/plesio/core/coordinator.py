@@ -104,6 +104,7 @@ def _hold(turn: Turn, stimulus: s.Hold) -> None:
     if durable.finished and durable.committed is not None:
         turn.order(e.EndRun(durable.committed, durable.finished))
     elif stimulus.base.lineage < durable.lineage and durable.merged is not None:
+        turn.pulse(stimulus.name).base = None  # it needs the state of this lineage first
         turn.order(recovery.roll_back_order(turn, member))
     else:
         turn.pulse(stimulus.name).base = stimulus.base

@@ -102,8 +102,9 @@ def _commit_when_due(turn: Turn) -> None:
     if durable.committed == durable.merged or durable.closing is not None:
         return
     if _holds_gradient_state(turn):
-        waited_for = any(turn.pulse(name).base is None for name in volatile.admitting)
-        if waited_for or durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
+        waiting = _waiting_for_state(turn)
+        stuck = bool(waiting) and (bool(waiting & volatile.admitting) or not expected(turn))
+        if stuck or durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
             ask_commit(turn)
         return
     if turn.now_s - volatile.snapshot_s >= SNAPSHOT_SHARE * volatile.snapshot_cost_s:
@@ -113,6 +114,12 @@ def _commit_when_due(turn: Turn) -> None:
 
 def _anybody(turn: Turn) -> bool:
     return any(turn.usable(m.name) for m in turn.durable.members.values() if m.live)
+
+
+def _waiting_for_state(turn: Turn) -> set[str]:
+    """Who takes part, is not silent, and has no state yet?"""
+    live = {m.name for m in turn.durable.members.values() if m.live and turn.pulse(m.name).base is None}
+    return {name for name in live if not turn.pulse(name).suspected(turn.now_s)}
 
 
 def expected(turn: Turn) -> dict[str, float]:
@@ -204,8 +211,7 @@ def _donor(turn: Turn, chosen: Strategy, number: int, names: list[str], final: b
     assert durable.spec is not None
     if chosen.sends != "gradient" or not names:
         return ""
-    waiting = {m.name for m in durable.members.values() if m.live and turn.pulse(m.name).base is None}
-    waiting = {n for n in waiting if not turn.pulse(n).suspected(turn.now_s)}
+    waiting = _waiting_for_state(turn)
     due = turn.now_s - volatile.snapshot_s >= max(2.0, 2 * SNAPSHOT_SHARE * volatile.snapshot_cost_s)
     if not (waiting or due or final or durable.spec.schedule.switches_at(number)):
         return ""
