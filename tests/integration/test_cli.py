@@ -82,7 +82,9 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_no_more_is_named_and_ends_with_code_1(tmp_path: Path) -> None:
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); "
-    limited += f"sys.argv = ['plesio', 'run', '--epochs', '50', {str(GOOD)!r}]; from plesio.cli.main import main; main()"
+    limited += (
+        f"sys.argv = ['plesio', 'run', '--epochs', '50', {str(GOOD)!r}]; from plesio.cli.main import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False
     )
@@ -95,7 +97,12 @@ def test_ctrl_c_leaves_a_run_that_resumes_but_not_with_another_model(tmp_path: P
     script.write_text(GOOD.read_text())
     words = ["run", "--name", "r", "--epochs", "400", "--start-rounds", "5", "--every", "8", str(script)]
     running = subprocess.Popen(
-        [*PLESIO, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*PLESIO, *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     events = tmp_path / "runs" / "r" / "events.jsonl"
     deadline = time.monotonic() + 60

@@ -12,9 +12,7 @@ from plesio.codecs import Packet, decode, parse
 from plesio.errors import CodecError
 
 values = st.floats(-1e4, 1e4, width=32)
-runs = st.integers(1, 9).flatmap(
-    lambda n: st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=8)
-)
+runs = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=8))
 # the residual is float32 even for bfloat16 inputs, so what bfloat16 rounds away is kept too
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-2, torch.bfloat16: 1e-2}
 whole = st.sampled_from(["none", "bf16", "fp16", "int8(4)", "bf16+int8(4)"])

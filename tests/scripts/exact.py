@@ -17,7 +17,9 @@ def model() -> torch.nn.Module:
 
 
 def optimizer(of: torch.nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(of.parameters(), lr=1e-2) if INNER == "adamw" else torch.optim.SGD(of.parameters(), lr=0.05)
+    return (
+        torch.optim.AdamW(of.parameters(), lr=1e-2) if INNER == "adamw" else torch.optim.SGD(of.parameters(), lr=0.05)
+    )
 
 
 def batch(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -108,6 +108,8 @@ def _hold(turn: Turn, stimulus: s.Hold) -> None:
         turn.order(recovery.roll_back_order(turn, member))
     else:
         turn.pulse(stimulus.name).base = stimulus.base
+        for seq in member.voided:  # the answer may have been lost with its connection
+            turn.order(e.AnswerPush(member.name, member.generation, seq, "stale"))
 
 
 def _beat(turn: Turn, stimulus: s.Beat) -> None:
@@ -147,6 +149,8 @@ def _serve_waiting(turn: Turn) -> None:
         if not spans:
             _reclaim_from_silent(turn)
             spans = ledger.next_units(turn.durable, asked.count)
+        if name not in turn.volatile.asking:
+            continue  # it was one of the silent
         if not spans:
             if told.get(name) != (asked.generation, asked.request):
                 told[name] = (asked.generation, asked.request)
@@ -196,6 +200,8 @@ def _push_arrived(turn: Turn, stimulus: s.PushArrived) -> None:
         turn.order(e.AnswerPush(push.contributor, push.generation, push.seq, "generation"))
         return
     if push.seq <= member.seq:
+        if push.seq in member.voided:  # the answer was lost
+            turn.order(e.AnswerPush(push.contributor, push.generation, push.seq, "stale"))
         return
     reason = rounds.refusal(turn, push)
     if reason == "":

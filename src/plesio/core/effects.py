@@ -63,6 +63,7 @@ class RollBack(Effect, frozen=True):
     lineage: int
     version: Version
     voided: tuple[int, ...]
+    settled: int  # your newest push that is committed
 
 
 class Rejoin(Effect, frozen=True):

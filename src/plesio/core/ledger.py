@@ -49,8 +49,10 @@ def given_back(state: Durable, member: Member) -> tuple[tuple[Span, ...], tuple[
     return spans(t.id for t in mine if not t.touched), spans(t.id for t in mine if t.touched)
 
 
-def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    """(to the pool, with their learner again) when all that is not committed is lost now.
+def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...], tuple[Span, ...]]:
+    """(to the pool, with their learner again, partial) when all that is not committed is lost now.
+
+    Partial: an earlier push, which is committed, holds a part of the unit.
 
     A delta that was held and not merged is still with its learner, if that lives: it will send it again. A
     gradient is not: it belongs to a version that is gone.
@@ -63,14 +65,18 @@ def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
         member = state.members[task.owner]
         alive = member.live and member.generation == task.generation
         (again if alive and deltas and not task.incomplete else back).append(task.id)
-    return spans(back), spans(again)
+    uncommitted = {p for closed in state.provisional for p in closed.pushes}
+    uncommitted |= {(c.contributor, c.generation, c.seq) for c in state.held}
+    tasks = state.book.tasks
+    partial = {i for i in back if (t := tasks[i]).touched and (t.owner, t.generation, t.touched) not in uncommitted}
+    return spans(set(back) - partial), spans(again), spans(partial)
 
 
 def refused_units(state: Durable, push: Contribution) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    """(to the pool, partial: an earlier push holds a part) when this push is refused."""
+    """(to the pool, partial: an earlier push holds a part) when this push is refused: all units that it names."""
     mine = {t.id: t for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
-    ended = [mine[i] for i in ids(push.ended) if i in mine]
-    return spans(t.id for t in ended if not t.touched), spans(t.id for t in ended if t.touched)
+    named = [mine[i] for i in ids((*push.ended, *push.begun)) if i in mine]
+    return spans(t.id for t in named if not t.touched), spans(t.id for t in named if t.touched)
 
 
 def is_known(state: Durable, push: Contribution) -> bool:

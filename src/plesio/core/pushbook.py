@@ -94,12 +94,15 @@ class PushBook(msgspec.Struct):
         """A push does not count. Only 'stale' is final; the others end in a roll-back or a rejoin."""
         return self._drop([seq]) if reason in ("stale", "lease") and seq in self.in_flight else []
 
-    def rolled_back(self, version: Version, voided: tuple[int, ...], keep: bool) -> tuple[list[int], list[int]]:
+    def rolled_back(
+        self, version: Version, voided: tuple[int, ...], keep: bool, settled: int = 0
+    ) -> tuple[list[int], list[int]]:
         """The lineage goes on from `version`. Returns (pushes whose work is unsent again, dropped pushes).
 
-        keep: deltas come back; gradients (False) belong to versions that are gone.
+        keep: deltas come back; gradients (False) belong to versions that are gone. settled: the newest push that
+        is committed, though its version may not have arrived here.
         """
-        gone = self._drop([q for q in self.in_flight if q in voided or not keep])
+        gone = self._drop([q for q in self.in_flight if q <= settled or q in voided or not keep])
         back = sorted(self.in_flight)
         for seq in back:
             self.unsent.add(self.in_flight.pop(seq))

@@ -24,7 +24,12 @@ def roll_back_order(turn: Turn, member: Member) -> e.RollBack:
     """Tells a learner where the lineage goes on."""
     assert turn.durable.committed is not None
     return e.RollBack(
-        member.name, member.generation, turn.durable.lineage, turn.durable.committed, tuple(member.voided)
+        member.name,
+        member.generation,
+        turn.durable.lineage,
+        turn.durable.committed,
+        tuple(member.voided),
+        member.settled,
     )
 
 
@@ -32,11 +37,11 @@ def roll_back(turn: Turn) -> None:
     """The synchronizer lost what was not committed."""
     durable = turn.durable
     assert durable.committed is not None
-    returned, reheld = ledger.rolled_back(durable)
+    returned, reheld, partial = ledger.rolled_back(durable)
     voided = tuple(p for closed in durable.provisional for p in closed.pushes)
     if durable.spec and durable.spec.schedule.at(durable.committed.number + 1).sends == "gradient":
         voided += tuple((c.contributor, c.generation, c.seq) for c in durable.held)
-    turn.emit(f.RolledBack(durable.committed, durable.lineage + 1, returned, reheld, voided))
+    turn.emit(f.RolledBack(durable.committed, durable.lineage + 1, returned, reheld, voided, partial))
     turn.volatile.quorum_s = None
     turn.volatile.admitting.clear()
     for member in durable.members.values():

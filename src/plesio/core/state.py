@@ -24,6 +24,7 @@ class Member(msgspec.Struct):
     incarnation: str
     live: bool = True
     seq: int = 0  # newest push that was accepted or voided
+    settled: int = 0  # newest push that is committed
     voided: list[int] = []  # pushes that a roll-back or a refusal took from it
     request: int = 0  # newest answered request for units
     granted: tuple[Span, ...] = ()
@@ -181,7 +182,12 @@ def _version_committed(state: Durable, fact: f.VersionCommitted) -> None:
     if state.merged is None:
         state.merged = fact.version
     number = fact.version.number
-    state.tokens += sum(r.tokens for r in state.provisional if r.version.number <= number)
+    now = [r for r in state.provisional if r.version.number <= number]
+    state.tokens += sum(r.tokens for r in now)
+    for name, generation, seq in (p for r in now for p in r.pushes):
+        member = state.members[name]
+        if member.generation == generation:
+            member.settled = max(member.settled, seq)
     state.provisional = [r for r in state.provisional if r.version.number > number]
     for task in state.book.in_state(TaskState.MERGED):
         if task.version <= number:
@@ -196,6 +202,8 @@ def _rolled_back(state: Durable, fact: f.RolledBack) -> None:
             task.touched = 0
     for task_id in ids(fact.returned):
         state.book.move(state.book.tasks[task_id], TaskState.READY)
+    for task_id in ids(fact.partial):
+        state.book.move(state.book.tasks[task_id], TaskState.PARTIAL)
     for task_id in ids(fact.reheld):
         task = state.book.tasks[task_id]
         state.book.move(task, TaskState.LEASED)
@@ -206,7 +214,9 @@ def _rolled_back(state: Durable, fact: f.RolledBack) -> None:
             member.voided = [*member.voided, seq][-64:]
     state.held, state.provisional, state.closing = [], [], None
     state.lineage = fact.lineage
-    state.merged = state.committed = Version(fact.lineage, fact.to.number)  # the same state, as the new lineage names it
+    state.merged = state.committed = Version(
+        fact.lineage, fact.to.number
+    )  # the same state, as the new lineage names it
 
 
 def _synchronizer_seen(state: Durable, fact: f.SynchronizerSeen) -> None:

@@ -75,13 +75,14 @@ class LearnerEngine:
         self.spec: RunSpec | None = None
         self.lineage = 0
         self.rollback: e.RollBack | None = None
-        self.stashed_state: tuple[m.VersionMade, Any] | None = None
+        self.stashed: list[tuple[m.VersionMade, Any]] = []  # of a lineage whose roll-back was not told yet
         self.units: deque[UnitId] = deque()
         self.request = 0
         self.waiting_for: int | None = None
         self.nothing_left = False
         self.current: UnitId | None = None
         self.void_unit = False
+        self.midway = False  # the current unit has had a step, and has more to come
         self.final = False
         self.ended: e.EndRun | None = None
         self.rejoins = 0
@@ -138,7 +139,7 @@ class LearnerEngine:
         """The loop is done with its current unit."""
         if self.current is not None and self.current in self.book.unsent.begun:
             self.book.end(self.current)
-        self.current = None
+        self.current, self.midway = None, False
 
     def step(self, tokens: int, loss: float | None, ends_unit: bool) -> None:
         """One optimizer step of the user's loop is done (or, in gradient rounds, noted)."""
@@ -147,17 +148,20 @@ class LearnerEngine:
             time.sleep(spent_s * (self.settings.slowdown - 1.0))
             spent_s += self.meter.enter()
         self.meter.step(tokens, loss, spent_s)
-        self._drain()
+        if not self.optimizer.deferring:  # a gradient leaves on the base that it was computed on
+            self._drain()
         if self.ended is not None:
             self._settle_final()
         elif self.void_unit:
             self._discard_local()
-        elif self.optimizer.deferring:
-            self.book.step(tokens, self.current, ends_unit)
-            self._gradient_round()
+            self.midway = False
         else:
+            self.midway = self.current is not None and not ends_unit
             self.book.step(tokens, self.current, ends_unit)
-            self._local_step()
+            if self.optimizer.deferring:
+                self._gradient_round()
+            else:
+                self._local_step()
         while self.final and self.ended is None:
             self._handle_next()
         if self.ended is not None:
@@ -313,6 +317,9 @@ class LearnerEngine:
         if message.reason in ("lease", "future", "run"):
             self._rejoin(f"push {message.seq} was refused ({message.reason})")
         else:
+            work = self.book.in_flight.get(message.seq)
+            if work is not None and self.current in work.begun:
+                self.void_unit = True  # the rest of it is dealt again, to whoever asks
             self._forget(self.book.refused(message.seq, message.reason))
 
     def _rejoin_asked(self, message: e.Rejoin, _: Any) -> None:
@@ -327,6 +334,7 @@ class LearnerEngine:
         self._wait_for_codec()
         self._codec_state = None
         self.packets.clear()
+        self.stashed.clear()
         self.units.clear()
         self.waiting_for, self.nothing_left = None, False
         self.request = 0
@@ -340,9 +348,8 @@ class LearnerEngine:
     def _rolled_back(self, message: e.RollBack, _: Any) -> None:
         if message.generation == self.book.generation and message.lineage > self.lineage:
             self.rollback = message
-            if self.stashed_state is not None:
-                made, value = self.stashed_state
-                self.stashed_state = None
+            stashed, self.stashed = self.stashed, []
+            for made, value in stashed:
                 self._version(made, value)
 
     def _end_run(self, message: e.EndRun, _: Any) -> None:
@@ -354,6 +361,9 @@ class LearnerEngine:
             self._take_state(made, value)
             return
         base = self.book.base
+        if self.stashed and made.version.lineage == self.stashed[0][0].version.lineage:
+            self.stashed.append((made, value))
+            return
         if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
             return
         if made.kind == "gap" or made.version.number != base.number + 1:
@@ -383,9 +393,11 @@ class LearnerEngine:
             return
         if base is not None and made.version.lineage > base.lineage:
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
-                self.stashed_state = (made, value)
+                self.stashed = [(made, value)]
                 return
-            self._return_unmerged(made.version)
+            if not self._return_unmerged(made.version):
+                self._rejoin("gradients under way were lost with the synchronizer")
+                return
         elif base is not None:
             if made.version.number <= base.number:
                 return
@@ -407,19 +419,25 @@ class LearnerEngine:
         if base is None and made.version.number == 0:
             self._evaluate_initial(made.version)
 
-    def _return_unmerged(self, version: Version) -> None:
-        """After a roll-back: pushes under way are unsent work again, those that had been merged are gone."""
+    def _return_unmerged(self, version: Version) -> bool:
+        """After a roll-back: deltas under way are unsent work again, those that had been merged are gone.
+
+        False: gradients were under way that nobody has seen; their units are still leased, so join anew.
+        """
         assert self.rollback is not None and self.spec is not None
         self._wait_for_codec()
-        keep = self.spec.schedule.at(version.number + 1).sends == "delta"
-        back, gone = self.book.rolled_back(version, self.rollback.voided, keep)
+        keep = self._strategy().sends == self.spec.schedule.at(version.number + 1).sends == "delta"
+        told = self.rollback
+        unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
+        if not keep and (unseen or self.book.unsent.steps or self.midway):
+            return False
+        back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
         for seq in back:
             codecs.accumulate(Packet.from_bytes(self.packets[seq]), self.anchor, 1.0)
         self._forget([*back, *gone])
-        if not keep:
-            self.book.unsent = type(self.book.unsent)()
         self.lineage, self.rollback = version.lineage, None
         self._codec_state = self._codec_state if keep else None
+        return True
 
     def _arrived_at(self, version: Version) -> None:
         """The base is this version now; are the next rounds of another kind?"""
@@ -445,7 +463,10 @@ class LearnerEngine:
 
     def _discard_local(self) -> None:
         """The unit is not this learner's any more: its steps do not count."""
-        self.layout.scatter(self.outer, self.parameters)
+        if self.optimizer.deferring:
+            self.optimizer.gradients()
+        else:
+            self.layout.scatter(self.outer, self.parameters)
 
     def _forget(self, seqs: list[int]) -> None:
         for seq in seqs:

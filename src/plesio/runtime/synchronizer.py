@@ -204,7 +204,7 @@ class Synchronizer:
         if self.outer is None or push.base.lineage != self.lineage:
             return  # its sender learns of the roll-back and sends the work again
         mine = sum(1 for k in self.held if k[0] == push.contributor)
-        if self.admitted.get(push.contributor) != push.generation or mine >= MAX_HELD_PER_LEARNER:
+        if push.generation < self.admitted.get(push.contributor, 0) or mine >= MAX_HELD_PER_LEARNER:
             self._tell(s.Refused(push.contributor, f"push {push.seq} of generation {push.generation} is not awaited"))
             self._tell(s.PushArrived(self.incarnation, push))
             return

@@ -7,6 +7,8 @@ lineage only. I4: a gradient is merged only on the very version before. And stat
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -65,7 +67,7 @@ class Reference:
         for fact in facts:
             apply(self.shadow, fact)
             self.facts += 1
-            handler = self._FACTS.get(type(fact))
+            handler: Callable[[Reference, Any], None] | None = self._FACTS.get(type(fact))
             if handler is not None:
                 handler(self, fact)
         book = self.shadow.book
@@ -118,7 +120,9 @@ class Reference:
 
     def _to_pool(self, units: set[UnitId]) -> None:
         for unit in units:
-            assert unit in self.issued and unit not in self.applied | self.partial, f"I1: {unit} re-issued after its end"
+            assert unit in self.issued and unit not in self.applied | self.partial, (
+                f"I1: {unit} re-issued after its end"
+            )
             assert unit not in self.pool, f"I1: {unit} given back twice"
             self.holder.pop(unit, None)
             self.sent.pop(unit, None)
@@ -144,7 +148,9 @@ class Reference:
         )
         assert push.base.lineage == self.lineage, f"fencing: push {key} is of an older lineage"
         for unit in _units(push.ended) | _units(push.begun):
-            assert self.holder.get(unit) == key[:2] and unit not in self.sent, f"I1: {key} names {unit}, not leased to it"
+            assert self.holder.get(unit) == key[:2] and unit not in self.sent, (
+                f"I1: {key} names {unit}, not leased to it"
+            )
         for unit in _units(push.ended):
             self.sent[unit] = key
         self.accepted[key] = push
@@ -196,9 +202,16 @@ class Reference:
 
     def _rolled_back(self, fact: f.RolledBack) -> None:
         assert fact.to.number == self.committed_number and fact.lineage == self.lineage + 1, "I2: rolled back elsewhere"
-        back, again = _units(fact.returned), _units(fact.reheld)
+        back, again, partial = _units(fact.returned), _units(fact.reheld), _units(fact.partial)
         lost = set(self.sent) | self.leftovers
-        assert back | again == lost and not back & again, f"I1: lost {lost}, given back {back}, still held {again}"
+        assert back | again | partial == lost, f"I1: lost {lost}, given back {back}, held {again}, partial {partial}"
+        assert len(back) + len(again) + len(partial) == len(lost), "I1: a unit is given back twice"
+        in_model = {u for k in self.merged_ever for u in _units(self.accepted[k].begun)}
+        assert not back & in_model, f"I1: {back & in_model} go back although a part of them is committed"
+        for unit in partial:
+            del self.holder[unit], self.sent[unit]
+            assert unit in in_model
+            self._count(self.partial, unit)
         for unit in again:
             del self.sent[unit]
             name, generation = self.holder[unit]
@@ -226,7 +239,7 @@ class Reference:
         extra = {u for u, _ in set(seen) - wanted}
         assert extra <= self.partial, f"the model holds {extra}, counted neither applied nor partial"
 
-    _FACTS = {
+    _FACTS: dict[type, Callable[[Reference, Any], None]] = {
         f.MemberJoined: _joined,
         f.MemberEnded: _ended,
         f.UnitsLeased: _leased,

@@ -112,9 +112,7 @@ class Cluster:
 
     def _start_learner(self, name: str, step_s: float) -> None:
         self.restarts += 1
-        learner = SimLearner(
-            self.world, self.network, name, f"p{self.restarts}", step_s, self.dataset, self.steps
-        )
+        learner = SimLearner(self.world, self.network, name, f"p{self.restarts}", step_s, self.dataset, self.steps)
         learner.leave = lambda: self._leave(learner)
         self.learners[name] = learner
         learner.start()

@@ -42,9 +42,10 @@ class SimLearner(Process):
         self.spec: RunSpec | None = None
         self.control: Connection | None = None
         self.bulk: Connection | None = None
+        self.wants_bulk = False
         self.lineage = 0
         self.rollback: e.RollBack | None = None
-        self.stashed: tuple[m.VersionMade, Content] | None = None
+        self.stashed: list[tuple[m.VersionMade, Any]] = []  # of a lineage whose RollBack is not here yet
         self.content = Content(None, ())  # of the base
         self.unsent: list[Step] = []
         self.pushes: dict[int, tuple[Contribution, tuple[Step, ...]]] = {}
@@ -193,7 +194,8 @@ class SimLearner(Process):
         self.book.run = message.spec.run
         self.book.rejoined(message.generation)
         self.lineage, self.rollback = message.lineage, None
-        if self.bulk is None:
+        if not self.wants_bulk:
+            self.wants_bulk = True
             self.network.connect(self, "synchronizer", "bulk")
         else:
             self._bulk(m.Subscribe(self.name, self.book.generation, None))
@@ -221,13 +223,11 @@ class SimLearner(Process):
             return
         work = self.book.in_flight.get(message.seq, Work())
         for seq in self.book.refused(message.seq, message.reason):
-            self._undo(self.pushes.pop(seq)[1], work.ended)
-
-    def _undo(self, steps: tuple[Step, ...], gone: set[UnitId]) -> None:
-        """These steps do not count: what is still leased is done again."""
-        for unit, step in steps:
-            if unit not in gone and unit in self.done_steps:
-                self.done_steps[unit].discard(step)
+            del self.pushes[seq]
+            for unit in work.begun & set(self.units):  # the rest of it is dealt again, to whoever asks
+                self.units.remove(unit)
+                self.done_steps.pop(unit, None)
+                self.stepping = 0
 
     def _rejoin(self, _: Any = None) -> None:
         """Joins anew: everything is dropped."""
@@ -236,7 +236,7 @@ class SimLearner(Process):
         self.unsent, self.pushes, self.done_steps = [], {}, {}
         self.units.clear()
         self.asked, self.nothing_left, self.request = None, False, 0
-        self.stepping, self.final, self.stashed = 0, False, None
+        self.stepping, self.final, self.stashed = 0, False, []
         self.incarnation = f"{self.first_incarnation}.{self.rejoins}"
         self._greet()
 
@@ -244,10 +244,9 @@ class SimLearner(Process):
         if message.lineage <= self.lineage and self.book.base is not None:
             return
         self.rollback = message
-        if self.stashed is not None:
-            made, content = self.stashed
-            self.stashed = None
-            self._version(made, content)
+        stashed, self.stashed = self.stashed, []
+        for made, payload in stashed:
+            self._version(made, payload)
 
     # -- versions
 
@@ -257,6 +256,9 @@ class SimLearner(Process):
             return
         if made.kind == "state":
             self._state(made, payload)
+            return
+        if self.stashed and made.version.lineage == self.stashed[0][0].version.lineage:
+            self.stashed.append((made, payload))
             return
         if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
             return
@@ -280,9 +282,11 @@ class SimLearner(Process):
             return
         if base is not None and made.version.lineage > base.lineage:
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
-                self.stashed = (made, content)
+                self.stashed = [(made, content)]
                 return
-            self._return_unmerged(made.version, content)
+            if not self._return_unmerged(made.version):
+                self._rejoin()
+                return
         elif base is not None:
             if made.version.number <= base.number:
                 return
@@ -291,29 +295,26 @@ class SimLearner(Process):
         self.book.base, self.lineage, self.final = made.version, made.version.lineage, False
         self._tell(s.Hold(self.name, self.book.generation, made.version))
 
-    def _return_unmerged(self, version: Version, content: Content) -> None:
-        """After a roll-back: deltas under way are unsent again; gradients are computed again."""
+    def _return_unmerged(self, version: Version) -> bool:
+        """After a roll-back, as the shipped learner does. False: join anew."""
         assert self.spec is not None and self.rollback is not None and self.book.base is not None
         schedule = self.spec.schedule
         keep = schedule.at(version.number + 1).sends == schedule.at(self.book.base.number + 1).sends == "delta"
-        works = {q: w for q, w in self.book.in_flight.items() if q not in self.rollback.voided}
-        back, gone = self.book.rolled_back(version, self.rollback.voided, keep)
+        told = self.rollback
+        unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
+        if not keep and (unseen or self.book.unsent.steps or self.done_steps):
+            return False
+        back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
         for seq in back:
             self.unsent.extend(self.pushes.pop(seq)[1])
         for seq in gone:
             del self.pushes[seq]
         self.rollback = None
-        if keep:
-            return
-        again = {u for w in works.values() for u in w.ended} | self.book.unsent.ended
-        self.stepping, self.unsent, self.book.unsent = 0, [], Work()
-        have = set(content)
-        for unit in sorted(again):
-            self.units.appendleft(unit)
-        for unit in [*again, *self.done_steps]:
-            self.done_steps[unit] = {i for i in range(self.steps_per_unit) if (unit, i) in have}
+        if not keep:
+            self.stepping = 0  # a gradient under way is of a version that is gone: it is computed again
+        return True
 
-    _ANSWERS = {
+    _ANSWERS: dict[type, Callable[[SimLearner, Any], None]] = {
         e.Welcome: _welcome,
         e.Refuse: _refuse,
         e.GrantUnits: _grant,

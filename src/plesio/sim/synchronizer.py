@@ -168,7 +168,9 @@ class SimSynchronizer(Process):
             self.merged[push[0]] = max(self.merged.get(push[0], (0, 0)), push[1:])
         self.version = order.version
         if kind == "delta":
-            assert self.state_of == Version(self.lineage, self.version.number - 1), "a delta on a state that is not here"
+            assert self.state_of == Version(self.lineage, self.version.number - 1), (
+                "a delta on a state that is not here"
+            )
             self.content, self.state_of = Content(self.content, steps), order.version
         made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator)
         self.history.append((made, steps))
