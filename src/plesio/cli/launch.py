@@ -86,12 +86,14 @@ def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as
     slowdowns = {k: float(v) for k, _, v in (p.partition("=") for p in slow.split(",") if p)}
     plan = Plan(spec=spec, run_dir=run_dir, listen=(host, int(port)), slowdowns=slowdowns, faults=faults.parse(chaos))
     table = LiveTable(spec, run_dir)
+    printed = run_dir / "logs" / "learner-0.log"
+    said_before = printed.stat().st_size if printed.exists() else 0
     try:
         with table:
             asyncio.run(Supervisor(plan, table.show, table.say).run())
     finally:
         summary = _leave_report(run_dir)
-    _script_output(run_dir)
+    _script_output(printed, said_before)
     _last_words(summary, run_dir)
     if as_json:
         print(json.dumps(summary))
@@ -109,10 +111,9 @@ def _leave_report(run_dir: Path) -> dict[str, object]:
     return found
 
 
-def _script_output(run_dir: Path) -> None:
-    """What the script printed on the first learner."""
-    path = run_dir / "logs" / "learner-0.log"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+def _script_output(path: Path, said_before: int) -> None:
+    """What the script printed on the first learner, this time (`said_before`: bytes of an earlier time)."""
+    lines = path.read_bytes()[said_before:].decode(errors="replace").splitlines() if path.exists() else []
     if lines:
         print(f"learner-0 printed (all of it: {path}):", file=sys.stderr)
         print("\n".join(f"  {line}" for line in lines[-40:]), file=sys.stderr)

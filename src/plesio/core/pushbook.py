@@ -39,6 +39,7 @@ class PushBook(msgspec.Struct):
     seq: int = 0
     unsent: Work = msgspec.field(default_factory=Work)
     in_flight: dict[int, Work] = {}
+    parts: dict[tuple[int, int], list[int]] = {}  # units that were pushed before they ended: in which pushes
 
     def step(self, tokens: int, unit: tuple[int, int] | None = None, ends: bool = False) -> None:
         """One optimizer step was done, in `unit` (None: an anonymous one), which ends with it or not."""
@@ -68,6 +69,8 @@ class PushBook(msgspec.Struct):
         self.seq += 1
         work, self.unsent = self.unsent, Work()
         self.in_flight[self.seq] = work
+        for unit in work.begun:
+            self.parts.setdefault(unit, []).append(self.seq)
         return Contribution(
             run=self.run,
             contributor=self.name,
@@ -94,6 +97,10 @@ class PushBook(msgspec.Struct):
         """A push does not count. Only 'stale' is final; the others end in a roll-back or a rejoin."""
         return self._drop([seq]) if reason in ("stale", "lease") and seq in self.in_flight else []
 
+    def torn(self, voided: tuple[int, ...]) -> bool:
+        """Would a unit of ours lack a part, now that these pushes are gone? Then only a rejoin is right."""
+        return any(seq in voided for seqs in self.parts.values() for seq in seqs)
+
     def rolled_back(
         self, version: Version, voided: tuple[int, ...], keep: bool, settled: int = 0
     ) -> tuple[list[int], list[int]]:
@@ -112,9 +119,10 @@ class PushBook(msgspec.Struct):
     def rejoined(self, generation: int) -> None:
         """A new generation: everything before it is dropped; its units went back."""
         self.generation, self.base, self.seq = generation, None, 0
-        self.unsent, self.in_flight = Work(), {}
+        self.unsent, self.in_flight, self.parts = Work(), {}, {}
 
     def _drop(self, seqs: list[int]) -> list[int]:
         for seq in seqs:
-            del self.in_flight[seq]
+            for unit in self.in_flight.pop(seq).ended:
+                self.parts.pop(unit, None)
         return seqs

@@ -82,7 +82,6 @@ class LearnerEngine:
         self.nothing_left = False
         self.current: UnitId | None = None
         self.void_unit = False
-        self.midway = False  # the current unit has had a step, and has more to come
         self.final = False
         self.ended: e.EndRun | None = None
         self.rejoins = 0
@@ -139,7 +138,7 @@ class LearnerEngine:
         """The loop is done with its current unit."""
         if self.current is not None and self.current in self.book.unsent.begun:
             self.book.end(self.current)
-        self.current, self.midway = None, False
+        self.current = None
 
     def step(self, tokens: int, loss: float | None, ends_unit: bool) -> None:
         """One optimizer step of the user's loop is done (or, in gradient rounds, noted)."""
@@ -154,9 +153,7 @@ class LearnerEngine:
             self._settle_final()
         elif self.void_unit:
             self._discard_local()
-            self.midway = False
         else:
-            self.midway = self.current is not None and not ends_unit
             self.book.step(tokens, self.current, ends_unit)
             if self.optimizer.deferring:
                 self._gradient_round()
@@ -429,7 +426,7 @@ class LearnerEngine:
         keep = self._strategy().sends == self.spec.schedule.at(version.number + 1).sends == "delta"
         told = self.rollback
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
-        if not keep and (unseen or self.book.unsent.steps or self.midway):
+        if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
             return False
         back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
         for seq in back:

@@ -302,7 +302,7 @@ class SimLearner(Process):
         keep = schedule.at(version.number + 1).sends == schedule.at(self.book.base.number + 1).sends == "delta"
         told = self.rollback
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
-        if not keep and (unseen or self.book.unsent.steps or self.done_steps):
+        if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
             return False
         back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
         for seq in back:

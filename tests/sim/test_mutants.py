@@ -1,0 +1,81 @@
+"""Three mutants of the coordinator, each of which the invariants must catch: a checker that finds nothing proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from plesio.core import coordinator as core
+from plesio.core import ledger
+from plesio.core import stimuli as s
+from plesio.core.taskbook import TaskBook, TaskState
+from plesio.core.turn import Turn
+from plesio.errors import InternalError
+from plesio.sim.cluster import Cluster
+from plesio.sim.coordinator import SimCoordinator
+from plesio.strategies.presets import Decoupled, Sync
+
+SEEDS = range(60)
+
+
+def first_caught() -> int | None:
+    """The first seed whose run breaks an invariant, or stops."""
+    for seed in SEEDS:
+        schedule = Sync() if seed % 2 else Decoupled(every=4, start_rounds=5)
+        try:
+            Cluster(seed, schedule, learners=2 + seed % 3, units=60, faults=60, rate=0.05).run(400.0)
+        except (AssertionError, KeyError, InternalError):
+            return seed
+    return None
+
+
+@pytest.fixture
+def mutant(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    assert first_caught() is None, "the shipped core must pass before a mutant of it can fail"
+    yield monkeypatch
+
+
+def test_effects_before_the_journal_are_caught(mutant: pytest.MonkeyPatch) -> None:
+    """The journal lags one stimulus behind the effects: harmless until a crash falls in between."""
+
+    def journal_later(self: SimCoordinator, stimulus: s.Stimulus) -> None:
+        owed = self.__dict__.pop("owed", [])
+        if owed:
+            self.journal.commit(owed)
+        facts, effects = core.handle(self.state, self.world.now_s, stimulus)
+        self.__dict__["owed"] = facts
+        self.carry_out(effects)
+        self.point(self, "before commit")
+
+    mutant.setattr(SimCoordinator, "handle", journal_later)
+    Cluster(1, Sync(), learners=3, units=60, faults=0).run(400.0)
+    assert first_caught() is not None
+
+
+def test_forgotten_fencing_is_caught(mutant: pytest.MonkeyPatch) -> None:
+    """Whoever speaks under an old generation is taken for the new one."""
+
+    def anyone(self: Turn, name: str, generation: int) -> object:
+        member = self.durable.members.get(name)
+        if member is not None:
+            self.pulse(name).beat(self.now_s)
+        return member
+
+    mutant.setattr(Turn, "current", anyone)
+    mutant.setattr(ledger, "lacks_leases", lambda state, push: False)
+    assert first_caught() is not None
+
+
+def test_a_unit_counted_twice_is_caught(mutant: pytest.MonkeyPatch) -> None:
+    """A unit that is applied goes back to the pool as well."""
+    move = TaskBook.move
+
+    def keep(self: TaskBook, task: object, to: TaskState) -> None:
+        move(self, task, to)  # type: ignore[arg-type]
+        if to is TaskState.DONE and len(self.tasks) % 7 == 0:
+            again = type(task)(task.id)  # type: ignore[attr-defined, call-arg]
+            self.tasks[again.id] = again
+
+    mutant.setattr(TaskBook, "move", keep)
+    assert first_caught() is not None
