@@ -14,7 +14,7 @@ y = torch.tanh(x[:, :4].sum(1, keepdim=True)) + 0.5 * torch.randn(4096, 1, gener
 x_held = torch.randn(2048, 64, generator=generator)
 y_held = torch.tanh(x_held[:, :4].sum(1, keepdim=True)) + 0.5 * torch.randn(2048, 1, generator=generator)
 model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.002)
 run = plesio.join()
 learner = run.learner(model, optimizer, evaluate=lambda m: nn.functional.mse_loss(m(x_held), y_held).item())
 for unit in run.units(len(x), 16, epochs=12):
