@@ -43,7 +43,19 @@ def bare(samples: int) -> tuple[float, float]:
 def plesio(samples: int, start_rounds: int) -> tuple[float, float, int]:
     """(CPU seconds of every process, wall seconds, committed tokens)."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "plesio", "run", "--json", "--runs", folder, "--learners", "2", "--every", "30"]
+        command = [
+            sys.executable,
+            "-m",
+            "plesio",
+            "run",
+            "--json",
+            "--runs",
+            folder,
+            "--learners",
+            "2",
+            "--every",
+            "30",
+        ]
         command += ["--codec", "int8", "--start-rounds", str(start_rounds), str(SCRIPT)]
         command += ["--batch", str(BATCH), "--max-samples", str(2 * samples), "--generate", "0"]
         before, began_s = cpu_s(), time.monotonic()

@@ -33,11 +33,16 @@ LAUNCHERS: dict[str, str] = {
 }
 
 
-def load(table: dict[str, str], kind: str, name: str) -> Any:
-    """The object registered as `name`. Raises UnknownName with the nearest known name."""
+def check(table: dict[str, str], kind: str, name: str) -> None:
+    """Raises UnknownName with the nearest known name, if this one is not registered. Loads nothing."""
     if name not in table:
         close = difflib.get_close_matches(name, table, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(table))}"
         raise UnknownName(f"{kind} {name!r} is unknown; {mend}")
+
+
+def load(table: dict[str, str], kind: str, name: str) -> Any:
+    """The object registered as `name`. Raises UnknownName with the nearest known name."""
+    check(table, kind, name)
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

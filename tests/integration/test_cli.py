@@ -92,6 +92,30 @@ def test_a_disk_that_takes_no_more_is_named_and_ends_with_code_1(tmp_path: Path)
     assert "journal.db" in done.stderr and "disk is full" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_disk_without_room_for_a_snapshot_is_named_and_loses_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "wide.py"
+    script.write_text(GOOD.read_text().replace("WIDTH = 8", "WIDTH = 200_000"))
+    words = ["run", "--name", "r", "--epochs", "50", str(script)]
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000)); "
+    limited += f"sys.argv = ['plesio', *{words!r}]; from plesio.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "snapshot-1-0.safetensors" in done.stderr and "free some space" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not list((tmp_path / "runs" / "r").glob("*.tmp"))
+    summary = json.loads(plesio("resume", "--json", "runs/r", cwd=tmp_path, code=0).stdout)
+    assert summary["units"]["applied"] == 50 * 32 and summary["units"]["lost"] == 0
+
+
+def test_a_script_with_a_wrong_token_is_turned_away(tmp_path: Path) -> None:
+    script = tmp_path / "wrong.py"
+    script.write_text("import os\nos.environ['PLESIO_TOKEN'] = 'wrong'\n" + GOOD.read_text())
+    done = plesio("run", "--name", "r", "--learners", "1", str(script), cwd=tmp_path, code=2)
+    assert "learner-0" in done.stderr and "token" in done.stderr, done.stderr
+    assert "PeerRefused" in (tmp_path / "runs" / "r" / "events.jsonl").read_text()
+
+
 def test_ctrl_c_leaves_a_run_that_resumes_but_not_with_another_model(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(GOOD.read_text())

@@ -13,7 +13,7 @@ import msgspec
 from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
-from plesio.registry import CODECS, STRATEGIES, load
+from plesio.registry import CODECS, STRATEGIES, check, load
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.testing import chaos as faults
 
@@ -40,7 +40,7 @@ def make_spec(
         raise UserError(f"run name {name!r} must be a plain folder name")
     schedule = load(STRATEGIES, "strategy", strategy)(every=every, start_rounds=start_rounds)
     text = codec or ("none" if strategy == "sync" else "int8")
-    load(CODECS, "codec", text.partition("(")[0])
+    check(CODECS, "codec", text.partition("(")[0])  # loading it would import torch here, for nothing
     return RunSpec(
         run=name,
         learners=learners,

@@ -11,9 +11,9 @@ from plesio.strategies import merge
 from plesio.strategies.barrier import RoundView
 from plesio.strategies.base import Strategy
 
-SNAPSHOT_SHARE = 10.0  # a snapshot may take a tenth of the time
+SNAPSHOT_SHARE = 20.0  # snapshots may take a twentieth of the synchronizer's time
 DONATION_PATIENCE_S = 10.0  # then somebody is asked again
-EVALUATION_SHARE = 20.0  # measuring the held-out loss: a twentieth of one learner's
+EVALUATION_SHARE = 100.0  # measuring the held-out loss: a hundredth of all learners' time
 START_WAIT_S = 60.0
 
 
@@ -223,7 +223,8 @@ def _donor(turn: Turn, chosen: Strategy, number: int, names: list[str], final: b
 def _evaluator(turn: Turn, names: list[str], final: bool) -> str:
     """Who measures the held-out loss of this version: now and then the first to have pushed."""
     volatile = turn.volatile
-    pause_s = max(5.0, EVALUATION_SHARE * volatile.evaluation_cost_s)
+    live = sum(m.live for m in turn.durable.members.values())
+    pause_s = max(5.0, EVALUATION_SHARE * volatile.evaluation_cost_s / max(1, live))
     if not names or not (final or turn.now_s - volatile.evaluated_s >= pause_s):
         return ""
     volatile.evaluated_s = turn.now_s

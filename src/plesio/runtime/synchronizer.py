@@ -305,6 +305,8 @@ class Synchronizer:
         if self.version is not None:
             known = version.lineage == self.lineage and version.number <= self.version.number
             mine = self.snapshot is not None and version <= self.snapshot.version
+            if mine and self.snapshot is not None:
+                self._tell(self.snapshot)  # what was said of it was lost
             if not known or mine or self.spec is None or self.spec.schedule.at(version.number).sends != "gradient":
                 return
         data = bytes(payload)

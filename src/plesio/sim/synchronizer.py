@@ -60,10 +60,10 @@ class SimSynchronizer(Process):
             return
         self.control = connection
         self._tell(s.SynchronizerUp(self.incarnation, self.version))
-        if self.snapshot is not None:
-            self._tell(self.snapshot)
         if self.version is not None and self.version.number > 0:
             self._tell(s.Merged(self.incarnation, self.version))
+        if self.snapshot is not None:
+            self._tell(self.snapshot)
         for contribution, _ in self.held.values():
             self._tell(s.PushArrived(self.incarnation, contribution))
 
@@ -196,6 +196,8 @@ class SimSynchronizer(Process):
         if self.version is not None:
             known = version.lineage == self.lineage and version.number <= self.version.number
             mine = self.snapshot is not None and version <= self.snapshot.version
+            if mine and self.snapshot is not None:
+                self._tell(self.snapshot)
             if not known or mine or self.spec is None or self.spec.schedule.at(version.number).sends != "gradient":
                 return
         if self.version is None or version == self.version:

@@ -1,0 +1,179 @@
+"""I5 on the shipped learner: merged, under way, residual and unsent are together all the work that was done."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from torch import Tensor
+
+from plesio import codecs
+from plesio.codecs.base import Packet
+from plesio.core import effects as e
+from plesio.core.spec import RunSpec
+from plesio.records import Version
+from plesio.runtime import learner as runtime
+from plesio.runtime.fragments import pack_state
+from plesio.strategies.presets import Decoupled
+from plesio.wire import messages as m
+
+EVERY = 2
+SIZE = 4
+
+
+class WiredToNothing:
+    """In place of the link: keeps what it was given."""
+
+    def __init__(self, coordinator: Any, token: str, identity: Any, on_event: Any, metrics: Any) -> None:
+        self.identity = identity
+        self.told: list[Any] = []
+        self.sent: dict[tuple[int, int], bytes] = {}  # (generation, seq)
+
+    def start(self) -> None: ...
+
+    def welcome(self) -> None: ...
+
+    def tell(self, message: Any) -> None:
+        self.told.append(message)
+
+    def push(self, contribution: Any, data: bytes) -> None:
+        self.sent[(contribution.generation, contribution.seq)] = data
+
+    def settle(self, seqs: list[int]) -> None: ...
+
+
+class Feedback(RuleBasedStateMachine):
+    """The optimizer's steps, arrivals, refusals and roll-backs in any order."""
+
+    codec = "int8(2)"
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = torch.nn.Linear(SIZE, 1, bias=False, dtype=torch.float64)
+        original, runtime.Link = runtime.Link, WiredToNothing  # type: ignore[misc, assignment]
+        try:
+            where = runtime.Settings(("nowhere", 0), "", "a", "i")
+            self.engine = runtime.LearnerEngine(where, model, torch.optim.SGD(model.parameters(), lr=1.0), None)
+        finally:
+            runtime.Link = original  # type: ignore[misc]
+        self.link: WiredToNothing = self.engine.link  # type: ignore[assignment]
+        self.parameter = next(model.parameters())
+        self.server = self.parameter.detach().clone().flatten()  # what all learners see
+        self.at = Version(1, 0)
+        spec = RunSpec(
+            run="r", learners=1, schedule=Decoupled(every=EVERY, start_rounds=0), uplink=self.codec, downlink="none"
+        )
+        self.work = torch.zeros(SIZE, dtype=torch.float64)  # all that the optimizer did
+        self.gone = torch.zeros(SIZE, dtype=torch.float64)  # of it: merged, or refused for good
+        self.give(e.Welcome("a", 1, spec, 1))
+        self.give_state()
+        self.engine.join()
+
+    def teardown(self) -> None:
+        self.engine._pool.shutdown(wait=True)
+
+    def give(self, message: Any, value: Any = None) -> None:
+        self.engine.events.put((message, value))
+
+    def give_state(self) -> None:
+        data = pack_state(self.engine.layout, self.server, {})
+        self.engine._on_event(m.VersionMade(self.at, "state", {}), memoryview(data))
+        self.engine._wait_for_codec()
+
+    def settled(self) -> None:
+        self.engine._wait_for_codec()
+        self.engine._drain()
+
+    def packet(self, seq: int) -> Tensor:
+        self.engine._wait_for_codec()
+        return codecs.decode(Packet.from_bytes(self.link.sent[(self.engine.book.generation, seq)]))
+
+    @property
+    def in_flight(self) -> list[int]:
+        return sorted(self.engine.book.in_flight)
+
+    @precondition(lambda self: len(self.in_flight) < 2)
+    @rule(change=st.lists(st.floats(-1e3, 1e3), min_size=SIZE, max_size=SIZE))
+    def optimizer_steps(self, change: list[float]) -> None:
+        with torch.no_grad():
+            self.parameter.add_(torch.tensor(change, dtype=torch.float64))
+        self.work -= torch.tensor(change, dtype=torch.float64)  # a delta is base - local
+        self.engine.step(tokens=1, loss=None, ends_unit=False)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(mine=st.integers(0, 2), others=st.floats(-10.0, 10.0))
+    def version_arrives(self, mine: int, others: float) -> None:
+        merged = self.in_flight[:mine]
+        change = torch.full((SIZE,), others, dtype=torch.float64)
+        for seq in merged:
+            self.gone += self.packet(seq)
+            change -= 0.7 * self.packet(seq)
+        self.at = Version(self.at.lineage, self.at.number + 1)
+        self.server = self.server + change
+        newest = (self.engine.book.generation, merged[-1]) if merged else (0, 0)
+        self.give(m.VersionMade(self.at, "delta", {"a": newest}), change)
+        self.settled()
+
+    @precondition(lambda self: self.in_flight)
+    @rule()
+    def push_is_refused(self) -> None:
+        seq = self.in_flight[0]
+        self.gone += self.packet(seq)
+        self.give(e.AnswerPush("a", self.engine.book.generation, seq, "stale"))
+        self.settled()
+
+    @rule(voided=st.integers(0, 2), shift=st.floats(-10.0, 10.0))
+    def synchronizer_is_lost(self, voided: int, shift: float) -> None:
+        """Some of the pushes under way had been merged: those are dealt anew. The others' work comes back."""
+        lost = self.in_flight[:voided]
+        for seq in lost:
+            self.gone += self.packet(seq)
+        self.at = Version(self.at.lineage + 1, self.at.number)
+        self.server = self.server + shift
+        self.give(e.RollBack("a", self.engine.book.generation, self.at.lineage, self.at, tuple(lost), 0))
+        self.give_state()
+        self.settled()
+
+    @invariant()
+    def nothing_of_the_work_is_missing(self) -> None:
+        engine = self.engine
+        engine._wait_for_codec()
+        local = engine.layout.gather(engine.parameters, torch.empty(SIZE, dtype=torch.float64))
+        found = self.gone + (engine.anchor - local)
+        for seq in self.in_flight:
+            found = found + self.packet(seq)
+        if engine._codec_state is not None:
+            found = found + engine._codec_state.residual
+        torch.testing.assert_close(found, self.work, rtol=1e-9, atol=1e-6)
+
+    @invariant()
+    def the_base_is_what_the_server_has(self) -> None:
+        torch.testing.assert_close(self.engine.outer, self.server)
+        assert self.engine.book.base == self.at and self.engine.rejoins == 0
+
+
+TestFeedback = Feedback.TestCase
+TestFeedback.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = runtime.LearnerEngine._encode
+
+    def forgetful(self: Any, push: Any, value: Tensor) -> None:
+        encode(self, push, value)
+        self._codec_state = dataclasses.replace(
+            self._codec_state, residual=torch.zeros_like(self._codec_state.residual)
+        )
+
+    machine = Feedback()
+    monkeypatch.setattr(runtime.LearnerEngine, "_encode", forgetful)
+    for _ in range(EVERY):
+        machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    with pytest.raises(AssertionError):
+        machine.nothing_of_the_work_is_missing()
+    machine.teardown()
