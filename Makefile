@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow fuzz lint bench clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -27,6 +27,10 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
+
+# a million inputs for what reads the network
+fuzz: setup
+	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
 
 bench: setup
 	$(BIN)/python benchmarks/bench_overhead.py

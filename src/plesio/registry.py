@@ -20,6 +20,8 @@ CODECS: dict[str, str] = {
 
 STRATEGIES: dict[str, str] = {
     "sync": "plesio.strategies.presets:Sync",
+    "localsgd": "plesio.strategies.presets:LocalSGD",
+    "diloco": "plesio.strategies.presets:DiLoCo",
     "decoupled": "plesio.strategies.presets:Decoupled",
 }
 

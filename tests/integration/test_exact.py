@@ -15,7 +15,7 @@ from plesio.core.spec import RunSpec
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.strategies.barrier import All
 from plesio.strategies.base import Outer, Schedule, Strategy
-from plesio.strategies.presets import SYNC, Sync
+from plesio.strategies.presets import SYNC, DiLoCo, LocalSGD, Sync
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "exact.py"
 STEPS = 15
@@ -33,12 +33,12 @@ def load_script(sizes: list[int], inner: str) -> ModuleType:
     return module
 
 
-def joined(sizes: list[int], inner: str) -> dict[str, torch.Tensor]:
+def joined(sizes: list[int], inner: str, steps: int = STEPS) -> dict[str, torch.Tensor]:
     """One learner on the joined batches."""
     script = load_script(sizes, inner)
     net = script.model()
     optimizer = script.optimizer(net)
-    for step in range(STEPS):
+    for step in range(steps):
         parts = [script.batch(step, r) for r in range(len(sizes))]
         x, y = (torch.cat([p[i] for p in parts]) for i in (0, 1))
         optimizer.zero_grad()
@@ -47,18 +47,22 @@ def joined(sizes: list[int], inner: str) -> dict[str, torch.Tensor]:
     return dict(net.state_dict())
 
 
-def trained(tmp_path: Path, schedule: Schedule, sizes: list[int], inner: str) -> list[dict[str, torch.Tensor]]:
+def trained(
+    tmp_path: Path, schedule: Schedule, sizes: list[int], inner: str, steps: int = STEPS
+) -> list[dict[str, torch.Tensor]]:
     """The weights of every learner after a real run."""
     spec = RunSpec(
         run="exact",
         learners=len(sizes),
         schedule=schedule,
-        until_tokens=STEPS * sum(sizes),
+        until_tokens=steps * sum(sizes),
         script=str(SCRIPT),
         argv=(str(tmp_path), ",".join(map(str, sizes)), inner),
     )
     (tmp_path / "run").mkdir()
-    supervisor = Supervisor(Plan(spec=spec, run_dir=tmp_path / "run"), lambda status: None, lambda words: None)
+    supervisor = Supervisor(
+        Plan(spec=spec, run_dir=tmp_path / "run", token="0" * 32), lambda status: None, lambda words: None
+    )
 
     async def bounded() -> None:
         await asyncio.wait_for(supervisor.run(), 60)
@@ -80,17 +84,23 @@ def test_sync_with_unequal_batches_is_one_learner_on_the_joined_batch(tmp_path: 
         assert_equal(weights, expected)
 
 
-def test_decoupled_at_its_limit_is_sync(tmp_path: Path) -> None:
-    limit = Strategy(name="limit", every=1, sends="delta", barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
+LIMIT = Strategy(name="limit", every=1, barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Schedule(main=LIMIT), Schedule(main=LIMIT, start=SYNC, start_rounds=6), DiLoCo(every=1, lr=1.0, momentum=0.0)],
+    ids=["decoupled at its limit", "after a synchronous start", "diloco(1, 1, 0)"],
+)
+def test_at_their_limit_local_steps_are_sync(tmp_path: Path, schedule: Schedule) -> None:
     sizes = [5, 5]
     expected = joined(sizes, "sgd")
-    for weights in trained(tmp_path, Schedule(main=limit), sizes, "sgd"):
+    for weights in trained(tmp_path, schedule, sizes, "sgd"):
         assert_equal(weights, expected)
 
 
-def test_a_synchronous_start_hands_over_exactly(tmp_path: Path) -> None:
-    limit = Strategy(name="limit", every=1, sends="delta", barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
-    sizes = [5, 5]
-    expected = joined(sizes, "sgd")
-    for weights in trained(tmp_path, Schedule(main=limit, start=SYNC, start_rounds=6), sizes, "sgd"):
-        assert_equal(weights, expected)
+@pytest.mark.parametrize("inner", ["adamw", "sgd"])
+def test_localsgd_with_one_learner_is_sequential(tmp_path: Path, inner: str) -> None:
+    expected = joined([4], inner, steps=16)
+    (weights,) = trained(tmp_path, LocalSGD(every=4), [4], inner, steps=16)
+    assert_equal(weights, expected)

@@ -89,6 +89,10 @@ class AnyOrder(RuleBasedStateMachine):
     def process_ends(self, name: str, process: str) -> None:
         self.give(s.ProcessEnded(name, process, "killed"))
 
+    @rule()
+    def all_scripts_end(self) -> None:
+        self.give(s.AllEnded())
+
     @rule(incarnation=incarnations, version=st.none() | versions)
     def synchronizer_comes(self, incarnation: str, version: Version | None) -> None:
         self.give(s.SynchronizerUp(incarnation, version))

@@ -41,7 +41,7 @@ class WiredToNothing:
     def tell(self, message: Any) -> None:
         self.told.append(message)
 
-    def push(self, contribution: Any, data: bytes) -> None:
+    def push(self, contribution: Any, data: bytes, buffers: bytes) -> None:
         self.sent[(contribution.generation, contribution.seq)] = data
 
     def settle(self, seqs: list[int]) -> None: ...
@@ -75,7 +75,7 @@ class Feedback(RuleBasedStateMachine):
         self.engine.join()
 
     def teardown(self) -> None:
-        self.engine._pool.shutdown(wait=True)
+        self.engine._pool.stop()
 
     def give(self, message: Any, value: Any = None) -> None:
         self.engine.events.put((message, value))
@@ -164,8 +164,8 @@ TestFeedback.settings = settings(max_examples=60, stateful_step_count=40, deadli
 def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     encode = runtime.LearnerEngine._encode
 
-    def forgetful(self: Any, push: Any, value: Tensor) -> None:
-        encode(self, push, value)
+    def forgetful(self: Any, push: Any, *rest: Any) -> None:
+        encode(self, push, *rest)
         self._codec_state = dataclasses.replace(
             self._codec_state, residual=torch.zeros_like(self._codec_state.residual)
         )

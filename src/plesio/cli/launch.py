@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+import secrets
+import socket
 import sys
 import time
 from pathlib import Path
@@ -14,8 +18,12 @@ from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
 from plesio.registry import CODECS, STRATEGIES, check, load
+from plesio.runtime import snapshots
+from plesio.runtime import tensorboard as boards
+from plesio.runtime.joiner import Joiner, Joining
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.testing import chaos as faults
+from plesio.wire import tokens
 
 SPEC_FILE = "run.json"
 
@@ -28,7 +36,7 @@ def make_spec(
     strategy: str,
     codec: str | None,
     every: int,
-    start_rounds: int,
+    start_rounds: int | None,
     until_tokens: int | None,
     epochs: int | None,
     name: str,
@@ -38,7 +46,9 @@ def make_spec(
         raise UserError(f"script {str(script)!r} does not exist; give the path of a Python file")
     if "/" in name or name.startswith("."):
         raise UserError(f"run name {name!r} must be a plain folder name")
-    schedule = load(STRATEGIES, "strategy", strategy)(every=every, start_rounds=start_rounds)
+    schedule = load(STRATEGIES, "strategy", strategy)(
+        every=every, **({} if start_rounds is None else {"start_rounds": start_rounds})
+    )
     text = codec or ("none" if strategy == "sync" else "int8")
     check(CODECS, "codec", text.partition("(")[0])  # loading it would import torch here, for nothing
     return RunSpec(
@@ -69,27 +79,47 @@ def is_finished(run_dir: Path) -> bool:
     return events.exists() and '"type":"RunFinished"' in events.read_text(errors="replace")
 
 
-def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as_json: bool, *, resume: bool) -> None:
+def execute(
+    spec: RunSpec,
+    run_dir: Path,
+    listen: str,
+    token_file: Path | None,
+    slow: str,
+    chaos: str,
+    as_json: bool,
+    *,
+    resume: bool,
+    tensorboard: bool = False,
+    keep_snapshots: int = snapshots.DEFAULT.last,
+) -> None:
     """Runs it to its end, and says what happened."""
     if not resume and run_dir.exists():
         raise UserError(f"{run_dir} exists already; choose another --name, or `plesio resume {run_dir}`")
     if resume and is_finished(run_dir):
         raise UserError(f"{run_dir} is finished; its model is {run_dir / 'model.safetensors'}; start a new run instead")
+    address = read_address(listen, "--listen")
+    if tensorboard:
+        boards.check_installed()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
     except OSError as error:
         raise UserError(f"cannot write to {run_dir}: {error.strerror}; choose another folder with --runs") from error
-    host, _, port = listen.rpartition(":")
-    if not port.isdigit():
-        raise UserError(f"--listen {listen!r} is not HOST:PORT")
+    if token_file is None and address[1]:
+        token_file = run_dir / "token"
+    token = secrets.token_hex(16) if token_file is None else tokens.read_or_make(token_file)
     slowdowns = {k: float(v) for k, _, v in (p.partition("=") for p in slow.split(",") if p)}
-    plan = Plan(spec=spec, run_dir=run_dir, listen=(host, int(port)), slowdowns=slowdowns, faults=faults.parse(chaos))
-    table = LiveTable(spec, run_dir)
+    plan = Plan(
+        spec=spec, run_dir=run_dir, token=token, listen=address, slowdowns=slowdowns, faults=faults.parse(chaos),
+        keep_snapshots=keep_snapshots,
+    )  # fmt: skip
+    table = LiveTable(f"run {spec.run} with {spec.learners} learners, in {run_dir}")
+    if address[1]:
+        table.say(f"others take part with: plesio join HOST:{address[1]} --token-file {token_file} {spec.script}")
     printed = run_dir / "logs" / "learner-0.log"
     said_before = printed.stat().st_size if printed.exists() else 0
     try:
-        with table:
+        with table, boards.following(run_dir) if tensorboard else contextlib.nullcontext():
             asyncio.run(Supervisor(plan, table.show, table.say).run())
     finally:
         summary = _leave_report(run_dir)
@@ -97,6 +127,36 @@ def execute(spec: RunSpec, run_dir: Path, listen: str, slow: str, chaos: str, as
     _last_words(summary, run_dir)
     if as_json:
         print(json.dumps(summary))
+
+
+def take_part(
+    address: str, token_file: Path, script: Path, argv: tuple[str, ...], learners: int, name: str | None, runs: Path
+) -> None:
+    """Joins a run that is under way."""
+    coordinator = read_address(address, "the address")
+    if not script.is_file():
+        raise UserError(f"script {str(script)!r} does not exist; give the path of a Python file")
+    name = name or re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) + "-" + secrets.token_hex(2)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,60}", name) or name.startswith("learner"):
+        raise UserError(f"--name {name!r} must be letters, digits and dashes, and not begin with 'learner'")
+    joining = Joining(
+        coordinator=coordinator,
+        token=tokens.read(token_file),
+        folder=runs / f"joined-{name}",
+        names=tuple(f"{name}-{i}" for i in range(learners)) if learners > 1 else (name,),
+        script=str(script.resolve()),
+        argv=argv,
+    )
+    with LiveTable(f"{name} joins {address}; logs in {joining.folder / 'logs'}") as table:
+        asyncio.run(Joiner(joining, table.show, table.say).run())
+
+
+def read_address(text: str, what: str) -> tuple[str, int]:
+    """HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65534:
+        raise UserError(f"{what} {text!r} is not HOST:PORT")
+    return host, int(port)
 
 
 def _leave_report(run_dir: Path) -> dict[str, object]:
@@ -113,7 +173,9 @@ def _leave_report(run_dir: Path) -> dict[str, object]:
 
 def _script_output(path: Path, said_before: int) -> None:
     """What the script printed on the first learner, this time (`said_before`: bytes of an earlier time)."""
-    lines = path.read_bytes()[said_before:].decode(errors="replace").splitlines() if path.exists() else []
+    said = path.read_bytes() if path.exists() else b""
+    said_before = said_before if said_before <= len(said) else 0  # the log was rotated
+    lines = said[said_before:].decode(errors="replace").splitlines()
     if lines:
         print(f"learner-0 printed (all of it: {path}):", file=sys.stderr)
         print("\n".join(f"  {line}" for line in lines[-40:]), file=sys.stderr)

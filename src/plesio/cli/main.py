@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from plesio.errors import PlesioError
 
@@ -17,6 +18,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+LISTEN_HELP = "HOST:PORT of the coordinator (the synchronizer takes PORT + 1). 0.0.0.0:7700: other machines may join."
+STRATEGY_HELP = "decoupled (local steps, quorum), sync (every step), localsgd or diloco (local steps, all wait)."
+TENSORBOARD_HELP = "Write TensorBoard event files to RUN/tensorboard; needs plesio[tensorboard]."
+KEEP_HELP = "Keep so many of the newest snapshots, and a few older ones spread over the run."
+TOKEN_HELP = "File with the run's token; made when it is missing. Default with --listen: RUN/token."
 ScriptArgs = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -25,17 +31,22 @@ def run(
     context: typer.Context,
     script: Annotated[Path, typer.Argument(help="Your training script; what follows it is passed on to it.")],
     learners: Annotated[int, typer.Option(help="Processes that train.", min=1)] = 2,
-    strategy: Annotated[str, typer.Option(help="decoupled (local steps, quorum) or sync (every step).")] = "decoupled",
+    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = "decoupled",
     codec: Annotated[Optional[str], typer.Option(help="none, bf16, fp16, int8. Default: int8; sync: none.")] = None,
     every: Annotated[int, typer.Option(help="Steps between two pushes (H).", min=1)] = 32,
-    start_rounds: Annotated[int, typer.Option(help="Synchronous rounds before the local steps.", min=0)] = 60,
+    start_rounds: Annotated[
+        Optional[int], typer.Option(help="Synchronous rounds at first. decoupled: 60.", min=0)
+    ] = None,
     until_tokens: Annotated[Optional[int], typer.Option(help="Stop at so many committed tokens.", min=1)] = None,
     epochs: Annotated[Optional[int], typer.Option(help="Deal the data so many times.", min=1)] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     name: Annotated[Optional[str], typer.Option(help="Name of this run. Default: date and time.")] = None,
-    listen: Annotated[str, typer.Option(help="Where the coordinator listens, HOST:PORT; port 0: any.")] = "127.0.0.1:0",
+    listen: Annotated[str, typer.Option(help=LISTEN_HELP)] = "127.0.0.1:0",
+    token_file: Annotated[Optional[Path], typer.Option(help=TOKEN_HELP)] = None,
     slow: Annotated[str, typer.Option(help="For trying out: 'learner-2=3' makes it 3 times as slow.")] = "",
     chaos: Annotated[str, typer.Option(help="For trying out: 'kill learner-1 at 30s; kill coordinator at 60s'.")] = "",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
+    keep_snapshots: Annotated[int, typer.Option(help=KEEP_HELP, min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="summary.json on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Train SCRIPT with several learners on this machine; kills, stragglers and restarts lose nothing.
@@ -56,19 +67,58 @@ def run(
         epochs=epochs,
         name=name or time.strftime("%Y%m%d-%H%M%S"),
     )
-    launch.execute(spec, runs / spec.run, listen, slow, chaos, as_json, resume=False)
+    launch.execute(
+        spec, runs / spec.run, listen, token_file, slow, chaos, as_json, resume=False,
+        tensorboard=tensorboard, keep_snapshots=keep_snapshots,
+    )  # fmt: skip
+
+
+class AddressFirst(TyperCommand):
+    """`plesio join HOST:PORT --options script.py args`: options between the two, and the script's args left alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click."""
+        if args and not args[0].startswith("-"):
+            args = ["--run", *args]
+        return super().parse_args(ctx, args)
+
+
+@app.command(context_settings=ScriptArgs, cls=AddressFirst)
+def join(
+    context: typer.Context,
+    address: Annotated[str, typer.Option("--run", help="HOST:PORT that the run listens on; may be said first, bare.")],
+    script: Annotated[Path, typer.Argument(help="The same training script; what follows it is passed on to it.")],
+    token_file: Annotated[Path, typer.Option(help="A copy of the run's token file.")],
+    learners: Annotated[int, typer.Option(help="Processes that train here.", min=1)] = 1,
+    name: Annotated[Optional[str], typer.Option(help="Name of these learners. Default: the host's name.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for the logs.")] = Path("runs"),
+) -> None:
+    """Take part, with SCRIPT on this machine, in a run that is under way elsewhere.
+
+    Ctrl-C or SIGTERM (a preemption notice) makes it leave, with its work counted.
+    Example: plesio join trainer:7700 --token-file token train.py
+    """
+    from plesio.cli import launch
+
+    launch.take_part(address, token_file, script, tuple(context.args), learners, name, runs)
 
 
 @app.command()
 def resume(
     run_dir: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/20261121-093000.")],
-    listen: Annotated[str, typer.Option(help="Where the coordinator listens, HOST:PORT.")] = "127.0.0.1:0",
+    listen: Annotated[str, typer.Option(help=LISTEN_HELP)] = "127.0.0.1:0",
+    token_file: Annotated[Optional[Path], typer.Option(help=TOKEN_HELP)] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
+    keep_snapshots: Annotated[int, typer.Option(help=KEEP_HELP, min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="summary.json on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Go on with a run after everything was stopped or killed."""
     from plesio.cli import launch
 
-    launch.execute(launch.read_spec(run_dir), run_dir, listen, "", "", as_json, resume=True)
+    launch.execute(
+        launch.read_spec(run_dir), run_dir, listen, token_file, "", "", as_json, resume=True,
+        tensorboard=tensorboard, keep_snapshots=keep_snapshots,
+    )  # fmt: skip
 
 
 @app.command()
@@ -83,13 +133,51 @@ def log(run_dir: Annotated[Path, typer.Argument(help="The run's folder.")]) -> N
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="The run's folder.")]) -> None:
-    """Write summary.json and report.html anew from what the run left."""
+    """Write summary.json, trace.json and report.html anew from what the run left."""
     from plesio.reporting.report import write_report
     from plesio.reporting.summary import write_summary
 
     _must_be_run(run_dir)
     write_summary(run_dir)
     print(write_report(run_dir))
+
+
+@app.command()
+def top(
+    target: Annotated[
+        Optional[str], typer.Argument(help="HOST:PORT, or a run's folder. Default: the newest run here.")
+    ] = None,
+    token_file: Annotated[Optional[Path], typer.Option(help="A copy of the run's token file, for HOST:PORT.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per update.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One update, then exit.")] = False,
+) -> None:
+    """The live table of a run, from anywhere: until it is finished, or Ctrl-C. It changes nothing.
+
+    Example: plesio top trainer:7700 --token-file token
+    """
+    from plesio.cli import top as looking
+
+    looking.show(target, token_file, runs, as_json, once)
+
+
+@app.command()
+def doctor(
+    address: Annotated[Optional[str], typer.Argument(help="HOST:PORT of a run, to check the way to it too.")] = None,
+    token_file: Annotated[Optional[Path], typer.Option(help="A copy of the run's token file.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that runs would go to.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check this machine, and the way from here to a run: what is wrong, and what to do. Code 1 when something failed.
+
+    Example: plesio doctor trainer:7700 --token-file token
+    """
+    from plesio.cli import doctor as examining
+    from plesio.cli.launch import read_address
+
+    where = None if address is None else read_address(address, "the address")
+    if not examining.examine(where, token_file, runs, as_json):
+        raise typer.Exit(1)
 
 
 def _must_be_run(run_dir: Path) -> None:

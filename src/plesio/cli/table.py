@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,8 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from plesio.core.spec import RunSpec
-from plesio.wire.messages import Status
+from plesio.wire.messages import LearnerStatus, Status
 
 PLAIN_EVERY_S = 10.0
 
@@ -20,16 +18,15 @@ PLAIN_EVERY_S = 10.0
 class LiveTable:
     """Shows Status messages. Owned by the command."""
 
-    def __init__(self, spec: RunSpec, run_dir: Path) -> None:
-        self.spec = spec
-        self.run_dir = run_dir
-        self.console = Console(stderr=True)
+    def __init__(self, title: str, *, stderr: bool = True) -> None:
+        self.title = title
+        self.console = Console(stderr=stderr)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.began_s = time.monotonic()
         self.printed_s = 0.0
 
     def __enter__(self) -> LiveTable:
-        self.console.print(f"plesio: run {self.spec.run} with {self.spec.learners} learners, in {self.run_dir}")
+        self.console.print(f"plesio: {self.title}", markup=False, highlight=False, soft_wrap=True)
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -40,7 +37,9 @@ class LiveTable:
 
     def say(self, words: str) -> None:
         """A line that stays."""
-        self.console.print(f"[{time.monotonic() - self.began_s:6.1f} s] {words}", markup=False, highlight=False)
+        self.console.print(
+            f"[{time.monotonic() - self.began_s:6.1f} s] {words}", markup=False, highlight=False, soft_wrap=True
+        )
 
     def show(self, status: Status) -> None:
         """The newest state."""
@@ -49,6 +48,14 @@ class LiveTable:
         elif time.monotonic() - self.printed_s >= PLAIN_EVERY_S:
             self.printed_s = time.monotonic()
             self.say(self._footer(status).plain)
+
+    def keep(self, status: Status) -> None:
+        """The table as it is now, to stay."""
+        if self.console.is_terminal:
+            self.console.print(Group(self._table(status), self._footer(status)))
+            return
+        for words in (*map(_plain, status.learners), self._footer(status).plain):
+            self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self, status: Status) -> Table:
         table = Table(
@@ -74,10 +81,19 @@ class LiveTable:
         number = status.version.number if status.version else 0
         solo = "  SOLO" if status.effective == 1 and status.live == 1 else ""
         loss = f"   held-out loss {status.losses[-1][1]:.3f}" if status.losses else ""
+        ended = f"   finished: {status.finished}" if status.finished else ""
         return Text(
             f"round {number} ({status.strategy})   effective participants {status.effective} of {status.live}{solo}   "
-            f"{status.tokens}{target} tokens committed{loss}   faults {status.faults}"
+            f"{status.tokens}{target} tokens committed{loss}   faults {status.faults}{ended}"
         )
+
+
+def _plain(x: LearnerStatus) -> str:
+    return (
+        f"{x.name}: {x.state}, generation {x.generation}, {x.tokens_per_s:.0f} tokens/s, {x.tokens} tokens, "
+        f"loss {x.loss:.3f}, {x.staleness} behind, last push {x.last_push_s:.0f} s ago, "
+        f"sent {_bytes(x.up_bytes)}, received {_bytes(x.down_bytes)}"
+    )
 
 
 def _bytes(count: float) -> str:

@@ -4,7 +4,7 @@ base: packets, the contract, the receiver. cast, int8: registered codecs. compos
 text: codecs by name.
 """
 
-from plesio.codecs.base import Codec, Packet, accumulate, decode, dtype_of
+from plesio.codecs.base import Codec, Packet, accumulate, decode, dtype_of, is_finite
 from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback
 from plesio.codecs.text import parse
 
@@ -16,6 +16,7 @@ __all__ = [
     "accumulate",
     "decode",
     "dtype_of",
+    "is_finite",
     "parse",
     "with_feedback",
 ]

@@ -115,6 +115,7 @@ class Stage(ABC):
 
     name: ClassVar[str]  # as registered
     needs_feedback: ClassVar[bool] = True
+    always_finite: ClassVar[bool] = False  # does `check` refuse what would be read as NaN or Inf?
 
     @property
     def stamp(self) -> Stamp:
@@ -190,6 +191,14 @@ def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
     flat = into.detach().view(-1)
     for start, values in _reader(packet):
         flat[start : start + len(values)].add_(values.to(into.device), alpha=weight)
+
+
+def is_finite(packet: Packet) -> bool:
+    """Does it decode to finite values only? Raises CodecError when the packet is inconsistent."""
+    chunks = _reader(packet)
+    if stage(*packet.stages[-1]).always_finite:
+        return True
+    return all(bool(values.isfinite().all()) for _, values in chunks)
 
 
 def dtype_of(packet: Packet) -> torch.dtype:

@@ -34,6 +34,7 @@ class Int8(Stage):
 
     block: int = 256
     name: ClassVar[str] = "int8"
+    always_finite: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.block <= MAX_BLOCK:

@@ -6,8 +6,11 @@ is the fold of the facts; `volatile` holds estimates that a restart may forget.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from plesio.core import effects as e
 from plesio.core import facts as f
@@ -15,7 +18,11 @@ from plesio.core import ledger, recovery, rounds
 from plesio.core import stimuli as s
 from plesio.core.membership import Pulse
 from plesio.core.turn import State, Turn, Volatile
-from plesio.records import Version
+from plesio.records import Dataset, Version
+
+MAX_ASK = 1024  # units dealt at once
+NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
+OURS = ("coordinator", "synchronizer")  # no names for learners
 
 
 def handle(state: State, now_s: float, stimulus: s.Stimulus) -> tuple[list[f.Fact], list[e.Effect]]:
@@ -23,6 +30,7 @@ def handle(state: State, now_s: float, stimulus: s.Stimulus) -> tuple[list[f.Fac
     turn = Turn(state, now_s)
     if turn.durable.spec is not None or isinstance(stimulus, (s.StartRun, s.TakeLead)):
         _HANDLERS[type(stimulus)](turn, stimulus)
+        turn.tell_refusals()
         if turn.durable.spec is not None and not turn.durable.finished:
             rounds.progress(turn)
             _serve_waiting(turn)
@@ -49,6 +57,8 @@ def wake_s(state: State, now_s: float) -> float | None:
         times.append(state.volatile.again_s)
     if state.volatile.asking:
         times.append(now_s + 1.0)
+    if (due_s := state.volatile.refusals.due_s()) is not None:
+        times.append(due_s)
     return min(times, default=None)
 
 
@@ -68,13 +78,18 @@ def _join(turn: Turn, stimulus: s.Join) -> None:
         assert durable.committed is not None
         turn.order(e.Refuse(stimulus.name, stimulus.incarnation, f"the run is finished ({durable.finished})"))
         return
+    if not NAME.fullmatch(stimulus.name) or stimulus.name in OURS or len(stimulus.incarnation) > 80:
+        reason = "a learner's name is letters, digits, '.', '_' and '-', and none of plesio's own"
+        turn.refuse(stimulus.name, reason)
+        turn.order(e.Refuse(stimulus.name, stimulus.incarnation, reason))
+        return
     if durable.signature and stimulus.signature != durable.signature:
         reason = (
             f"learner {stimulus.name!r} brings another model than this run trains "
             f"({stimulus.parameters} parameters, signature {stimulus.signature[:12]} instead of "
             f"{durable.signature[:12]}); give every learner the same model, or start a new run"
         )
-        turn.emit(f.PeerRefused(stimulus.name, reason))
+        turn.refuse(stimulus.name, reason)
         turn.order(e.Refuse(stimulus.name, stimulus.incarnation, reason))
         return
     member = durable.members.get(stimulus.name)
@@ -92,7 +107,7 @@ def _join(turn: Turn, stimulus: s.Join) -> None:
     member = durable.members[stimulus.name]
     turn.pulse(stimulus.name).beat(turn.now_s)
     turn.pulse(stimulus.name).base = None  # who asks to join has no state, whatever a restart made us assume
-    turn.order(e.Admit(stimulus.name, member.generation))
+    turn.order(e.Admit(stimulus.name, member.generation, member.incarnation))
     turn.order(e.Welcome(stimulus.name, member.generation, durable.spec, durable.lineage))
 
 
@@ -121,6 +136,9 @@ def _ask_units(turn: Turn, stimulus: s.AskUnits) -> None:
     if member is None:
         return
     durable = turn.durable
+    if not _sound(stimulus.dataset):
+        turn.refuse(member.name, "asks for units of a dataset that has none")
+        return
     if durable.dataset is None:
         turn.emit(f.DatasetDeclared(stimulus.dataset))
     elif durable.dataset != stimulus.dataset:
@@ -129,21 +147,26 @@ def _ask_units(turn: Turn, stimulus: s.AskUnits) -> None:
             f"{stimulus.dataset.unit_size}, but this run deals {durable.dataset.n_samples} in units of "
             f"{durable.dataset.unit_size}; give every learner the same run.units(...)"
         )
-        turn.emit(f.PeerRefused(member.name, reason))
+        turn.refuse(member.name, reason)
         turn.order(e.Refuse(member.name, member.incarnation, reason))
         return
     if stimulus.request == member.request:
         turn.order(e.GrantUnits(member.name, member.generation, member.request, member.granted))
     elif stimulus.request > member.request:
+        stimulus = msgspec.structs.replace(stimulus, count=min(max(1, stimulus.count), MAX_ASK))
         turn.volatile.asking[member.name] = stimulus
         turn.volatile.told.pop(member.name, None)
+
+
+def _sound(dataset: Dataset) -> bool:
+    return dataset.n_samples > 0 and dataset.unit_size > 0 and dataset.epochs >= 0
 
 
 def _serve_waiting(turn: Turn) -> None:
     """Deals units to those who wait; takes back the leases of the long silent when there are no others."""
     told = turn.volatile.told
     for name, asked in list(turn.volatile.asking.items()):
-        if rounds.complete(turn):
+        if rounds.over(turn):
             return
         spans = ledger.next_units(turn.durable, asked.count)
         if not spans:
@@ -170,7 +193,10 @@ def _reclaim_from_silent(turn: Turn) -> None:
 def _leave(turn: Turn, stimulus: s.Leave) -> None:
     member = turn.durable.members.get(stimulus.name)
     if member is not None and member.live and member.generation == stimulus.generation:
-        recovery.end_member(turn, member, "left")
+        turn.pulse(member.name).beat(turn.now_s)
+        turn.volatile.leaving[member.name] = member.generation
+    else:
+        turn.order(e.Goodbye(stimulus.name, stimulus.generation))
 
 
 def _process_ended(turn: Turn, stimulus: s.ProcessEnded) -> None:
@@ -212,6 +238,8 @@ def _push_arrived(turn: Turn, stimulus: s.PushArrived) -> None:
         pulse.tokens = pulse.tokens if push.last and pulse.tokens else push.tokens
         pulse.step_s = push.step_s
         return
+    if reason in ("run", "future", "lease"):
+        turn.refuse(member.name, f"push {push.seq} of generation {push.generation}: {rounds.REFUSED[reason]}")
     if reason == "stale":
         back, partial = ledger.refused_units(turn.durable, push)
         turn.emit(f.ContributionVoided(member.name, member.generation, push.seq, back, reason, partial))
@@ -251,11 +279,15 @@ def _loss_measured(turn: Turn, stimulus: s.LossMeasured) -> None:
 
 
 def _refused(turn: Turn, stimulus: s.Refused) -> None:
-    turn.emit(f.PeerRefused(stimulus.who, stimulus.reason))
+    turn.refuse(stimulus.who, stimulus.reason)
 
 
 def _drain(turn: Turn, _: s.Drain) -> None:
     rounds.ask_commit(turn)
+
+
+def _all_ended(turn: Turn, _: s.AllEnded) -> None:
+    turn.volatile.all_ended = True
 
 
 def _tick(turn: Turn, _: s.Tick) -> None:
@@ -278,5 +310,6 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     s.LossMeasured: _loss_measured,
     s.Refused: _refused,
     s.Drain: _drain,
+    s.AllEnded: _all_ended,
     s.Tick: _tick,
 }

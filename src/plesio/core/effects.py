@@ -39,7 +39,7 @@ class GrantUnits(Effect, frozen=True):
 
 
 class DonateState(Effect, frozen=True):
-    """To a learner: upload the state of your base version (the newest you have)."""
+    """To a learner: upload the state of your base version (the newest you have). To the synchronizer: it may."""
 
     to: str
     generation: int
@@ -73,6 +73,13 @@ class Rejoin(Effect, frozen=True):
     generation: int
 
 
+class Goodbye(Effect, frozen=True):
+    """To a learner that wants to go: nobody needs you any more."""
+
+    to: str
+    generation: int
+
+
 class EndRun(Effect, frozen=True):
     """To everybody: the run is finished."""
 
@@ -88,6 +95,7 @@ class LoadState(Effect, frozen=True):
     version: Version | None
     snapshot: str
     learners: tuple[tuple[str, int], ...]  # (name, generation) that may push
+    incarnations: tuple[str, ...] = ()  # of these learners
 
 
 class Admit(Effect, frozen=True):
@@ -95,6 +103,7 @@ class Admit(Effect, frozen=True):
 
     name: str
     generation: int
+    incarnation: str = ""
 
 
 class CloseRound(Effect, frozen=True):
@@ -116,7 +125,7 @@ class TakeSnapshot(Effect, frozen=True):
 
 
 AnyEffect = (
-    Welcome | Refuse | GrantUnits | DonateState | AnswerPush | RollBack | Rejoin | EndRun | LoadState | Admit
-    | CloseRound | TakeSnapshot
+    Welcome | Refuse | GrantUnits | DonateState | AnswerPush | RollBack | Rejoin | Goodbye | EndRun | LoadState
+    | Admit | CloseRound | TakeSnapshot
 )  # fmt: skip
 TO_SYNCHRONIZER = (LoadState, Admit, CloseRound, TakeSnapshot)

@@ -137,10 +137,11 @@ class Evaluated(Fact, frozen=True):
 
 
 class PeerRefused(Fact, frozen=True):
-    """Somebody was turned away."""
+    """Somebody was turned away, `count` times since this was last told."""
 
     who: str
     reason: str
+    count: int = 1
 
 
 class RunFinished(Fact, frozen=True):

@@ -5,9 +5,14 @@ I1: a unit is applied, partial or re-issued; never two of them.
 
 from __future__ import annotations
 
+import math
+
 from plesio.core.state import Durable, Member, ids, spans
 from plesio.core.taskbook import TaskState
 from plesio.records import Contribution, Span, Version
+
+MAX_COUNT = 1 << 48  # tokens or steps of a push
+MAX_SPANS = 1 << 14  # of units, that a push may name
 
 
 def next_units(state: Durable, count: int) -> tuple[Span, ...]:
@@ -75,7 +80,7 @@ def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...], tup
 def refused_units(state: Durable, push: Contribution) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     """(to the pool, partial: an earlier push holds a part) when this push is refused: all units that it names."""
     mine = {t.id: t for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
-    named = [mine[i] for i in ids((*push.ended, *push.begun)) if i in mine]
+    named = [task for task in mine.values() if _names(push, task.id)]
     return spans(t.id for t in named if not t.touched), spans(t.id for t in named if t.touched)
 
 
@@ -89,8 +94,27 @@ def is_known(state: Durable, push: Contribution) -> bool:
 def lacks_leases(state: Durable, push: Contribution) -> bool:
     """Does it name units that its sender does not hold?"""
     mine = {t.id for t in state.book.owned(push.contributor, push.generation, TaskState.LEASED)}
-    named = {(s.epoch, n) for s in (*push.ended, *push.begun) for n in range(s.start, s.stop)}
-    return not named <= mine
+    if sum(max(0, x.stop - x.start) for x in (*push.ended, *push.begun)) > 2 * len(mine):
+        return True  # said before they are counted out one by one: a span may claim any length
+    return not set(ids((*push.ended, *push.begun))) <= mine
+
+
+def _names(push: Contribution, unit: tuple[int, int]) -> bool:
+    return any(x.epoch == unit[0] and x.start <= unit[1] < x.stop for x in (*push.ended, *push.begun))
+
+
+def malformed(push: Contribution) -> str:
+    """What is wrong with what a push says of itself, whoever sent it; '' when nothing is."""
+    spans = (*push.ended, *push.begun)
+    if len(push.bases) != 1 or push.seq < 1 or push.base.number < 0:
+        return "it has no base or no number"
+    if not 0 <= push.tokens < MAX_COUNT or not 0 <= push.steps < MAX_COUNT:
+        return "its tokens or steps are no counts"
+    if not (math.isfinite(push.step_s) and push.step_s >= 0.0):
+        return "the time of its steps is none"
+    if len(spans) > MAX_SPANS or any(x.epoch < 0 or not 0 <= x.start < x.stop for x in spans):
+        return "its units are no units"
+    return ""
 
 
 def is_stale(state: Durable, base: Version) -> bool:

@@ -15,6 +15,7 @@ def end_member(turn: Turn, member: Member, reason: str) -> None:
     turn.emit(f.MemberEnded(member.name, member.generation, reason, returned, partial))
     turn.volatile.pulses.pop(member.name, None)
     turn.volatile.asking.pop(member.name, None)
+    turn.volatile.leaving.pop(member.name, None)
     turn.volatile.admitting.discard(member.name)
     if turn.volatile.donor == member.name:
         turn.volatile.donor = ""
@@ -57,8 +58,11 @@ def resend_to_synchronizer(turn: Turn) -> None:
     if durable.finished and durable.committed is not None:
         turn.order(e.EndRun(durable.committed, durable.finished))
         return
-    live = tuple((m.name, m.generation) for m in durable.members.values() if m.live)
-    turn.order(e.LoadState(durable.spec, durable.lineage, durable.committed, durable.snapshot, live))
+    live = [m for m in durable.members.values() if m.live]
+    may_push, incarnations = tuple((m.name, m.generation) for m in live), tuple(m.incarnation for m in live)
+    turn.order(
+        e.LoadState(durable.spec, durable.lineage, durable.committed, durable.snapshot, may_push, incarnations)
+    )
     if durable.closing is not None:
         turn.order(close_order(durable.closing))
 

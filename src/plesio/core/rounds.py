@@ -11,19 +11,26 @@ from plesio.strategies import merge
 from plesio.strategies.barrier import RoundView
 from plesio.strategies.base import Strategy
 
-SNAPSHOT_SHARE = 20.0  # snapshots may take a twentieth of the synchronizer's time
+SNAPSHOT_SHARE = 40.0  # snapshots may take a fortieth of the synchronizer's time
 DONATION_PATIENCE_S = 10.0  # then somebody is asked again
 EVALUATION_SHARE = 100.0  # measuring the held-out loss: a hundredth of all learners' time
 START_WAIT_S = 60.0
+REFUSED = {  # pushes that no learner of ours sends
+    "run": "it is of another run",
+    "future": "its base is a version that this run has not made",
+    "lease": "it names units that its sender does not hold",
+}
 
 
 def progress(turn: Turn) -> None:
     """After every stimulus: whatever can go on, goes on."""
+    _let_go(turn)
     if turn.durable.merged is None:
         ask_commit(turn)  # there is no version yet: somebody gives the first
         return
-    if complete(turn) and turn.durable.closing is None:
-        _finish_or_commit(turn)
+    reason = over(turn)
+    if reason and turn.durable.closing is None:
+        _finish_or_commit(turn, reason)
         return
     _commit_when_due(turn)
     _close_when_ripe(turn)
@@ -35,23 +42,28 @@ def strategy(turn: Turn) -> Strategy:
     return turn.durable.spec.schedule.at(turn.durable.merged.number + 1)
 
 
-def complete(turn: Turn) -> bool:
-    """Is all that was asked merged?"""
+def over(turn: Turn) -> str:
+    """Why the run is over: all that was asked is merged. '' when it is not."""
     durable = turn.durable
     if durable.spec is None or durable.merged is None:
-        return False
+        return ""
     target = durable.spec.until_tokens
-    enough = target is not None and durable.tokens_merged >= target
-    return enough or (ledger.settled(durable) and not durable.held)
+    if not durable.held and ledger.settled(durable):
+        return "all units applied"
+    if target is not None and durable.tokens_merged >= target:
+        return "token target reached"
+    # scripts that say themselves how long they train: no data is dealt, no target is set
+    open_ended = durable.dataset is None and target is None and not any(m.live for m in durable.members.values())
+    return "all scripts ended" if open_ended and turn.volatile.all_ended and not durable.held else ""
 
 
-def _finish_or_commit(turn: Turn) -> None:
+def _finish_or_commit(turn: Turn, reason: str) -> None:
     durable = turn.durable
     assert durable.merged is not None
     if durable.committed != durable.merged:
         ask_commit(turn)
         return
-    reason = "all units applied" if ledger.settled(durable) else "token target reached"
+    turn.tell_refusals(at_once=True)
     turn.emit(f.RunFinished(durable.merged, reason))
     turn.order(e.EndRun(durable.merged, reason))
 
@@ -104,12 +116,30 @@ def _commit_when_due(turn: Turn) -> None:
     if _holds_gradient_state(turn):
         waiting = _waiting_for_state(turn)
         stuck = bool(waiting) and (bool(waiting & volatile.admitting) or not expected(turn))
-        if stuck or durable.spec.schedule.switches_at(durable.merged.number) or not _anybody(turn):
+        held_up = stuck or bool(volatile.leaving) or not _anybody(turn)
+        if held_up or durable.spec.schedule.switches_at(durable.merged.number):
             ask_commit(turn)
         return
     if turn.now_s - volatile.snapshot_s >= SNAPSHOT_SHARE * volatile.snapshot_cost_s:
         volatile.snapshot_s = turn.now_s
         turn.order(e.TakeSnapshot(durable.merged))
+
+
+def _let_go(turn: Turn) -> None:
+    """Who wants to go may, unless it alone still holds the newest version."""
+    durable, leaving = turn.durable, turn.volatile.leaving
+    for name, generation in list(leaving.items()):
+        stays = [m.name for m in durable.members.values() if m.live and m.name not in leaving and turn.usable(m.name)]
+        if not stays and durable.merged is not None and _learners_hold_the_newest(turn):
+            continue
+        recovery.end_member(turn, durable.members[name], "left")
+        turn.order(e.Goodbye(name, generation))
+
+
+def _learners_hold_the_newest(turn: Turn) -> bool:
+    """Is the newest version, or the one under way, with the learners only?"""
+    under_way = turn.durable.closing is not None or bool(turn.durable.held)
+    return _holds_gradient_state(turn) or (under_way and strategy(turn).sends == "gradient")
 
 
 def _anybody(turn: Turn) -> bool:
@@ -128,7 +158,7 @@ def expected(turn: Turn) -> dict[str, float]:
     names = [
         m.name
         for m in turn.durable.members.values()
-        if m.live and m.name not in volatile.asking
+        if m.live and m.name not in volatile.asking and m.name not in volatile.leaving
         and (turn.usable(m.name) or (m.name in volatile.admitting and not turn.pulse(m.name).suspected(turn.now_s)))
     ]  # fmt: skip
     known = [turn.pulse(n).tokens for n in names if turn.pulse(n).tokens]

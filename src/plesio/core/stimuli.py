@@ -39,6 +39,7 @@ class Hold(Stimulus, frozen=True):
     name: str
     generation: int
     base: Version
+    incarnation: str = ""  # proves, on a new connection, who speaks
 
 
 class Beat(Stimulus, frozen=True):
@@ -46,6 +47,7 @@ class Beat(Stimulus, frozen=True):
 
     name: str
     generation: int
+    incarnation: str = ""  # proves who speaks
 
 
 class AskUnits(Stimulus, frozen=True):
@@ -59,7 +61,7 @@ class AskUnits(Stimulus, frozen=True):
 
 
 class Leave(Stimulus, frozen=True):
-    """A learner goes, having sent what it could."""
+    """A learner wants to go, having sent what it could; it waits for Goodbye as long as it can."""
 
     name: str
     generation: int
@@ -126,11 +128,15 @@ class Drain(Stimulus, frozen=True):
     """The user wants to stop, resumably: commit what is merged as soon as possible."""
 
 
+class AllEnded(Stimulus, frozen=True):
+    """The launcher saw every learner's script end by itself. Said again until the run is finished."""
+
+
 class Tick(Stimulus, frozen=True):
     """Time passed."""
 
 
 AnyStimulus = (
     StartRun | TakeLead | Join | Hold | Beat | AskUnits | Leave | ProcessEnded | SynchronizerUp | PushArrived | Merged
-    | SnapshotWritten | LossMeasured | Refused | Drain | Tick
+    | SnapshotWritten | LossMeasured | Refused | Drain | AllEnded | Tick
 )  # fmt: skip

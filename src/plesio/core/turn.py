@@ -8,6 +8,7 @@ from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import stimuli as s
 from plesio.core.membership import Pulse
+from plesio.core.refusals import Refusals
 from plesio.core.state import Durable, Member, apply
 
 
@@ -18,6 +19,8 @@ class Volatile(msgspec.Struct):
     asking: dict[str, s.AskUnits] = {}  # idle learners: no unit was left for them
     told: dict[str, tuple[int, int]] = {}  # ... and were told so: (generation, request)
     admitting: set[str] = set()  # joiners that the next synchronous round waits for
+    leaving: dict[str, int] = {}  # who wants to go: generation
+    all_ended: bool = False  # every learner's script has ended by itself
     donor: str = ""  # who was asked for its state
     quorum_s: float | None = None
     merge_s: float = 0.0
@@ -28,6 +31,7 @@ class Volatile(msgspec.Struct):
     evaluation_cost_s: float = 0.5
     started_s: float | None = None  # when the first learner came
     again_s: float | None = None
+    refusals: Refusals = msgspec.field(default_factory=Refusals)
 
 
 class State(msgspec.Struct):
@@ -51,6 +55,17 @@ class Turn:
         """Records a fact."""
         apply(self.durable, fact)
         self.facts.append(fact)
+
+    def refuse(self, who: str, reason: str) -> None:
+        """Records that somebody was turned away; what comes again and again is told in bounded space."""
+        fact = self.volatile.refusals.note(self.now_s, who, reason)
+        if fact is not None:
+            self.emit(fact)
+
+    def tell_refusals(self, at_once: bool = False) -> None:
+        """Records how often what was told came again, once its time has come."""
+        for fact in self.volatile.refusals.tell(self.now_s, at_once):
+            self.emit(fact)
 
     def order(self, effect: e.Effect) -> None:
         """Orders an effect, to be carried out after the facts are durable."""

@@ -16,10 +16,12 @@ import runpy
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
+from plesio.launchers import logs
 from plesio.launchers.base import SOCKETS_VARIABLE, ProcessSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -76,6 +78,7 @@ def run(job: Job) -> None:
 def _log_to(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + ".error")  # an earlier process's
+    logs.rotate(Path(path))
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

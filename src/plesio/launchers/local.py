@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from plesio.launchers import logs
 from plesio.launchers.base import Exit, ProcessSpec
 from plesio.launchers.child import Job
 from plesio.launchers.zygote_link import ZygoteLink, open_link
@@ -45,6 +46,7 @@ class LocalLauncher:
         self._exits: asyncio.Queue[Exit] = asyncio.Queue()
         self._waits: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
+        self._cutting: asyncio.Task[None] | None = None
 
     async def start(self, spec: ProcessSpec) -> str:
         """See Launcher. The first fork waits for the zygote's torch, about 2 s; a later one takes 0.03 s."""
@@ -52,6 +54,8 @@ class LocalLauncher:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         log = self._log_dir.resolve() / (spec.log_name or f"{spec.name}.log")
         job = Job(spec, os.getcwd(), str(log))
+        if self._cutting is None:
+            self._cutting = asyncio.create_task(logs.keep_small(self._log_dir))
         async with self._one_start:
             await (self._spawn(id, job) if spec.fresh else self._fork(id, job))
         return id
@@ -87,6 +91,9 @@ class LocalLauncher:
 
     async def close(self) -> None:
         """See Launcher. A later `start` begins anew."""
+        if self._cutting:
+            self._cutting.cancel()
+            self._cutting = None
         if self._zygote:
             await self._zygote.close()
             self._zygote = None

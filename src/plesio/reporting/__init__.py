@@ -2,5 +2,6 @@
 
 events: the lines of events.jsonl and metrics.jsonl.  counters: counters that restart with their process.
 units: the recount of the ledger.  story: one fold of all events.  summary: summary.json.
+spans, samples: the files that the coordinator writes beside the journal.  trace: trace.json.
 charts, page, report: report.html.  log: one line a fact.
 """

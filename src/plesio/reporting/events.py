@@ -5,20 +5,22 @@ Versions are [lineage, number], spans [epoch, start, stop]; every other record i
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from plesio.core.facts import Fact
+from plesio.core.facts import AnyFact, Fact
 from plesio.errors import PlesioError
 from plesio.records import Contribution, Dataset
 
 Event = dict[str, Any]
 Unit = tuple[int, int]  # (data epoch, index)
 
+_FACTS: dict[str, type[Fact]] = {kind.__name__: kind for kind in get_args(AnyFact)}
 _SEQ = re.compile(rb'\{"seq":(\d+),')
 
 
@@ -33,6 +35,30 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Contribution, Dataset)):
         return {name: _plain(inner) for name, inner in msgspec.structs.asdict(value).items()}
     return msgspec.to_builtins(value)
+
+
+def fact_of(event: Event) -> Fact | None:
+    """The fact that a line tells, as it was journaled; None when it tells none. Raises PlesioError when it is damaged."""
+    kind = _FACTS.get(event.get("type", ""))
+    if kind is None:
+        return None
+    values = dict(event)
+    if "contribution" in values:
+        values["contribution"] = _row(Contribution, values["contribution"])
+    if "dataset" in values:
+        values["dataset"] = _row(Dataset, values["dataset"])
+    if "loss" in values and values["loss"] is None:
+        values["loss"] = math.nan
+    try:
+        fact: Fact = msgspec.convert([kind.__name__, *_row(kind, values)], kind)
+    except msgspec.ValidationError as error:
+        raise PlesioError(f"event {event.get('seq')} is no {kind.__name__} of this plesio: {error}") from error
+    return fact
+
+
+def _row(kind: type[msgspec.Struct], values: Event) -> list[Any]:
+    """The values in the order of the record's fields; newer fields that a line lacks are at its end."""
+    return [values[name] for name in kind.__struct_fields__ if name in values]
 
 
 def last_seq(path: Path) -> int:

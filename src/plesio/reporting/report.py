@@ -14,24 +14,29 @@ from plesio.reporting.counters import Curve, learner_curve, wire_curve
 from plesio.reporting.events import Event, read_events, read_metrics
 from plesio.reporting.story import Story, tell
 from plesio.reporting.summary import replace, summarise_story
+from plesio.reporting.trace import FILE as TRACE
+from plesio.reporting.trace import Traced, write_trace
 
 WINDOWS = 120  # a run's time is cut into so many at most, for rates
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes report.html of a run's folder from its events and metrics."""
+    """Writes trace.json and report.html of a run's folder from its spans, events and metrics."""
     path = run_dir / "report.html"
-    replace(path, render(tell(read_events(run_dir)), read_metrics(run_dir)))
+    events = read_events(run_dir)
+    traced = write_trace(run_dir, events)
+    replace(path, render(tell(events), read_metrics(run_dir), traced))
     return path
 
 
-def render(story: Story, metrics: list[Event]) -> str:
-    """The page. Pure."""
+def render(story: Story, metrics: list[Event], traced: Traced | None = None) -> str:
+    """The page. traced: what trace.json holds, which lies beside it; None: there is none. Pure."""
     summary = summarise_story(story, metrics)
     name = summary["run"] or "a run"
     body = f"<h1>{escape(name)}</h1>" + _headline(summary) + _tiles(summary)
     body += _loss(story) + _utilisation(story, metrics) + _rounds(story, summary) + _wire(story, metrics)
-    return page.page(f"{name} - plesio", body + _faults(story) + _learners(summary) + _settings(story))
+    body += _faults(story) + _learners(summary) + _trace(traced) + _settings(story)
+    return page.page(f"{name} - plesio", body)
 
 
 def duration(seconds: float) -> str:
@@ -72,7 +77,8 @@ def _mishaps(summary: dict[str, Any]) -> str:
         return "Nothing went wrong."
     slowest = max(summary["recovery_s"], default=0.0)
     recovered = f"{len(summary['recovery_s'])} recovered, the slowest in {duration(slowest)}"
-    return f"{summary['faults']} faults: {recovered}."
+    what = "1 fault" if summary["faults"] == 1 else f"{summary['faults']} faults"
+    return f"{what}: {recovered}."
 
 
 def _tiles(summary: dict[str, Any]) -> str:
@@ -111,19 +117,13 @@ def _utilisation(story: Story, metrics: list[Event]) -> str:
     rates: list[Series] = []
     for name in sorted(story.joins):
         working = _steps(learner_curve(metrics, story.processes, name, "busy_s"))
-        waiting = _steps(learner_curve(metrics, story.processes, name, "wait_s"))
-        shares = [
-            (_since(story, at), 100 * b / (b + w))
-            for (at, _, b), (_, _, w) in zip(working, waiting, strict=True)
-            if b + w
-        ]
-        busy.append(Series(name, shares))
+        busy.append(Series(name, [(_since(story, at), min(100.0, 100 * b / span)) for at, span, b in working]))
         tokens = _steps(learner_curve(metrics, story.processes, name, "tokens"))
         rates.append(Series(name, [(_since(story, at), n / span) for at, span, n in tokens]))
     marks = _marks(story)
     return page.section(
         "Utilisation",
-        page.heading("computing, as a share of computing and waiting"),
+        page.heading("computing, as a share of the time (one that is away computes nothing)"),
         line_chart(busy, "seconds", "%", marks, (0.0, 105.0)),
         page.heading("tokens per second"),
         line_chart(rates, "seconds", "1/s", marks),
@@ -179,6 +179,15 @@ def _learners(summary: dict[str, Any]) -> str:
         for x in summary["learners"]
     ]
     return page.section("Learners", page.table(("", "tokens", "steps", "computed", "waited", "restarts"), rows))
+
+
+def _trace(traced: Traced | None) -> str:
+    if traced is None:
+        return ""
+    what = f": who computed, encoded, sent and waited, when ({traced.spans} spans). Open it in ui.perfetto.dev."
+    if traced.dropped or traced.thinned:
+        what += f" {traced.dropped} more were dropped where they arose, and the {traced.thinned} shortest left out."
+    return page.section("Trace", f'<p class="note"><a href="{TRACE}">{TRACE}</a>{escape(what)}</p>')
 
 
 def _settings(story: Story) -> str:

@@ -88,9 +88,9 @@ class Story:
         return [r for r in self.rounds if r.committed]
 
 
-def tell(events: Iterable[Event]) -> Story:
-    """Folds the events, in journal order."""
-    story = Story()
+def tell(events: Iterable[Event], story: Story | None = None) -> Story:
+    """Folds the events, in journal order; into a story that has been told so far, if there is one."""
+    story = story or Story()
     for event in events:
         unix_s = event["unix_s"]
         story.started_unix_s = story.started_unix_s or unix_s

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -28,13 +29,25 @@ from plesio.core.turn import State
 from plesio.errors import PlesioError, WireError
 from plesio.launchers.base import inherited_socket
 from plesio.reporting.events import event_line, last_seq
+from plesio.reporting.samples import SampleLog
+from plesio.reporting.spans import SpanLog
 from plesio.runtime.journal import Journal
+from plesio.runtime.seats import Bound
 from plesio.runtime.status import StatusBoard
 from plesio.stores.sqlite import SqliteStore
+from plesio.version import VERSION
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.frames import Limits
 
 BATCH = 256
+LIMITS = {  # what each role may announce, once it is authenticated: control needs no payloads
+    "learner": Limits(1 << 20, 0),
+    "synchronizer": Limits(16 << 20, 0),
+    "launcher": Limits(1 << 16, 0),
+    "joiner": Limits(1 << 16, 0),
+    "viewer": Limits(4096, m.PROBE_BYTES),
+}
 
 
 class Coordinator:
@@ -47,12 +60,16 @@ class Coordinator:
         self.clock = clock
         self.state = State()
         self.board = StatusBoard()
-        self.peers: dict[str, wire.Channel] = {}  # by name: a learner's, 'synchronizer', 'launcher'
+        self.bound = Bound()
+        self.peers: dict[str, wire.Channel] = {}  # by name: a learner's, or 'synchronizer'
+        self.watchers: set[wire.Channel] = set()
+        self.channels: set[wire.Channel] = set()
         self.synchronizer_at: m.SynchronizerAt | None = None
         self.inbox: asyncio.Queue[s.Stimulus] = asyncio.Queue(maxsize=100_000)
         self.journal: Journal | None = None
         self.events: TextIO | None = None
-        self.metrics: TextIO | None = None
+        self.samples = SampleLog(run_dir)
+        self.spans = SpanLog(run_dir)
         self.stopping = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
@@ -97,7 +114,6 @@ class Coordinator:
         started = {"type": "CoordinatorStarted", "unix_s": time.time(), "pid": os.getpid()}
         self.events.write(json.dumps(started) + "\n")
         self.events.flush()
-        self.metrics = (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8")
 
     def _log_facts(self, seq: int, unix_s: float, facts: list[f.Fact]) -> None:
         assert self.events is not None
@@ -127,18 +143,21 @@ class Coordinator:
             self._log_facts(self.journal.seq, unix_s, facts)
             self.board.note(facts, unix_s)
         self._carry_out(effects)
+        for fact in facts:
+            if isinstance(fact, f.VersionCommitted):
+                self._send("synchronizer", m.Committed(fact.snapshot))
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:
             if isinstance(effect, e.EndRun):
-                for name in list(self.peers):
-                    self._send(name, effect)
+                for channel in {*self.peers.values(), *self.watchers}:
+                    self._send_to(channel, effect)
             elif isinstance(effect, e.TO_SYNCHRONIZER):
                 self._send("synchronizer", effect)
             else:
                 to: str = effect.to  # type: ignore[attr-defined]
                 self._send(to, effect)
-                if isinstance(effect, e.AnswerPush):
+                if isinstance(effect, (e.AnswerPush, e.DonateState)):
                     self._send("synchronizer", effect)
                 if isinstance(effect, e.Welcome) and self.synchronizer_at is not None:
                     self._send(to, self.synchronizer_at)
@@ -146,10 +165,13 @@ class Coordinator:
     def _send(self, name: str, message: msgspec.Struct) -> None:
         channel = self.peers.get(name)
         if channel is not None:
-            try:
-                channel.send(m.encode(message))
-            except WireError:
-                channel.abort()
+            self._send_to(channel, message)
+
+    def _send_to(self, channel: wire.Channel, message: msgspec.Struct) -> None:
+        try:
+            channel.send(m.encode(message))
+        except WireError:
+            channel.abort()
 
     async def _tick(self) -> None:
         written_s = 0.0
@@ -164,35 +186,47 @@ class Coordinator:
             if now_s - written_s >= 1.0:
                 written_s = now_s
                 self._write_metrics()
-            if "launcher" in self.peers and now_s - self.board.sent_s >= 0.5:
+            if self.watchers and now_s - self.board.sent_s >= 0.5:
                 self.board.sent_s = now_s
-                self._send("launcher", self.board.status(self.state, now_s))
+                for channel in list(self.watchers):
+                    self._send_to(channel, self.board.status(self.state, now_s))
 
     async def _enqueue(self, stimulus: s.Stimulus) -> None:
         await self.inbox.put(stimulus)
 
     def _write_metrics(self) -> None:
         line = self.board.metrics_line(self.state, self._control_bytes())
-        if self.metrics is not None and line:
-            self.metrics.write(line + "\n")
-            self.metrics.flush()
+        if line:
+            self.samples.append(line)
 
     def _control_bytes(self) -> int:
-        return self.board.closed_control_bytes + sum(c.bytes_sent + c.bytes_received for c in self.peers.values())
+        return self.board.closed_control_bytes + sum(c.bytes_sent + c.bytes_received for c in self.channels)
 
     def _on_channel(self, channel: wire.Channel) -> None:
         """Authenticated; who it is comes with its first message."""
+        self.channels.add(channel)
+        if channel.role not in LIMITS or channel.kind == "bulk":
+            raise WireError("nobody speaks to the coordinator like that")
+        channel.accept_frames(LIMITS[channel.role])
 
     def _on_message(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
+        message: Any = None
         try:
             message = m.decode("to", body)
             m.check_role(channel.role, message)
+            name = self._name(channel, message)
         except WireError as error:
             self._on_refused(f"{channel.role} {channel.peer}", str(error))
-            channel.abort()
+            if channel.role == "learner" and isinstance(message, (s.Join, s.Hold)):
+                self._send_to(channel, e.Refuse(message.name, message.incarnation, str(error)))
+                channel.close()
+            else:
+                channel.abort()
             return
-        name = getattr(message, "name", "") if channel.role == "learner" else channel.role
-        if channel.role != "launcher" or isinstance(message, m.Watch):
+        if channel.kind == "beat":
+            self._offer(message)
+            return
+        if name:
             old = self.peers.get(name)
             if old is not channel:
                 self.peers[name] = channel
@@ -202,31 +236,70 @@ class Coordinator:
                     channel.send(m.encode(self.synchronizer_at))
         if isinstance(message, m.Metrics):
             self.board.measure(message)
+            self.spans.append(message.name, message.generation, message.timings)
         elif isinstance(message, m.Listening):
             self.synchronizer_at = m.SynchronizerAt(message.host, message.port)
             for peer, other in self.peers.items():
                 if other.role == "learner":
                     self._send(peer, self.synchronizer_at)
         elif isinstance(message, m.Watch):
-            self._send("launcher", self.board.status(self.state, self.clock.now_s()))
+            self.watchers.add(channel)
+            self._send_to(channel, self.board.status(self.state, self.clock.now_s()))
+        elif isinstance(message, m.Probe):
+            self._answer_probe(channel, message)
         else:
             self._offer(message)
+
+    def _name(self, channel: wire.Channel, message: Any) -> str:
+        """Under which name this is said; '' for roles that have none. Raises WireError when it may not be."""
+        if channel.kind == "beat" and not isinstance(message, s.Beat):
+            raise WireError(f"a beat's connection is not for {type(message).__name__}")
+        if channel.role == "synchronizer":
+            if getattr(message, "name", channel.role) != channel.role:
+                raise WireError("a synchronizer speaks for itself")
+            return channel.role
+        if channel.role != "learner":
+            return ""
+        other = self.peers.get(message.name)
+        pulse = self.state.volatile.pulses.get(message.name)
+        alive = pulse is not None and not pulse.suspected(self.clock.now_s())
+        taken = alive and other is not None and other is not channel and channel.kind == "control"
+        return self.bound.admit(channel, message, self.state.durable.members.get(message.name), taken)
+
+    def _answer_probe(self, channel: wire.Channel, probe: m.Probe) -> None:
+        """What a viewer may ask of us is bounded: one probe at a time, so that its answers never pile up here."""
+        if not 0 <= probe.size_bytes <= m.PROBE_BYTES or channel.unsent_bytes:
+            self._on_refused(f"{channel.role} {channel.peer}", f"one probe at a time, of {m.PROBE_BYTES} bytes at most")
+            channel.abort()
+            return
+        answer = m.Probed(probe.number, time.time(), VERSION, self.spec.run, self.synchronizer_at)
+        with contextlib.suppress(WireError):
+            channel.send(m.encode(answer), _noise()[: probe.size_bytes])
 
     def _offer(self, stimulus: s.Stimulus) -> None:
         try:
             self.inbox.put_nowait(stimulus)
         except asyncio.QueueFull:
-            raise PlesioError("the coordinator's inbox is full; too many peers talk to it") from None
+            raise WireError("the coordinator's inbox is full; too many peers talk to it") from None
 
     def _on_close(self, channel: wire.Channel, error: Exception | None) -> None:
+        self.channels.discard(channel)
+        self.watchers.discard(channel)
+        self.bound.gone(channel)
+        self.board.closed_control_bytes += channel.bytes_sent + channel.bytes_received
         for name, other in list(self.peers.items()):
             if other is channel:
-                self.board.closed_control_bytes += channel.bytes_sent + channel.bytes_received
                 del self.peers[name]
 
     def _on_refused(self, peer: str, reason: str) -> None:
         with contextlib.suppress(asyncio.QueueFull):
             self.inbox.put_nowait(s.Refused(str(peer), reason))
+
+
+@functools.cache
+def _noise() -> memoryview:
+    """What probes are answered with: a link that compresses must not look fast."""
+    return memoryview(os.urandom(m.PROBE_BYTES))
 
 
 def main() -> None:

@@ -20,7 +20,10 @@ class Layout:
     Changes nothing; owned by whoever holds the model or its flat copy. All parameters share one float dtype.
     """
 
-    def __init__(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, buffers: str = ""
+    ) -> None:
+        self.buffers = buffers  # a description of the model's buffers
         self.names = list(names)
         self.shapes = [tuple(s) for s in shapes]
         self.dtype = dtype
@@ -28,15 +31,15 @@ class Layout:
         self.numel = sum(self.sizes)
 
     @classmethod
-    def of(cls, parameters: Sequence[tuple[str, Tensor]]) -> Layout:
-        """The layout of named parameters. Raises UserError for none, or for mixed dtypes."""
+    def of(cls, parameters: Sequence[tuple[str, Tensor]], buffers: str = "") -> Layout:
+        """Of named parameters, beside buffers described so. Raises UserError for none, or for mixed dtypes."""
         dtypes = {p.dtype for _, p in parameters}
         if not parameters:
             raise UserError("the model has no trainable parameters; give run.learner(model, ...) one that has")
         if len(dtypes) != 1:
             found = ", ".join(sorted(str(d) for d in dtypes))
             raise UserError(f"the model mixes parameter dtypes ({found}); convert it to one, e.g. model.float()")
-        return cls([n for n, _ in parameters], [tuple(p.shape) for _, p in parameters], dtypes.pop())
+        return cls([n for n, _ in parameters], [tuple(p.shape) for _, p in parameters], dtypes.pop(), buffers)
 
     def signature(self) -> str:
         """A digest of names, shapes and dtype: equal for equal models only."""
@@ -44,13 +47,14 @@ class Layout:
 
     def to_json(self) -> str:
         """Text for a snapshot's header."""
-        return json.dumps({"names": self.names, "shapes": self.shapes, "dtype": str(self.dtype).removeprefix("torch.")})
+        dtype = str(self.dtype).removeprefix("torch.")
+        return json.dumps({"names": self.names, "shapes": self.shapes, "dtype": dtype, "buffers": self.buffers})
 
     @classmethod
     def from_json(cls, text: str) -> Layout:
         """The inverse of to_json."""
         raw = json.loads(text)
-        return cls(raw["names"], [tuple(s) for s in raw["shapes"]], getattr(torch, raw["dtype"]))
+        return cls(raw["names"], [tuple(s) for s in raw["shapes"]], getattr(torch, raw["dtype"]), raw["buffers"])
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """flat: (numel,). Views of it, one per parameter, in its shape."""

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -23,18 +22,23 @@ from plesio.core import effects as e
 from plesio.core import stimuli as s
 from plesio.core.pushbook import PushBook
 from plesio.core.spec import RunSpec
-from plesio.errors import InternalError, ModelMismatch, PlesioError, UserError
+from plesio.errors import CodecError, InternalError, ModelMismatch, PlesioError, UserError
 from plesio.records import Contribution, Dataset, Version
+from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state, unpack_state
 from plesio.runtime.link import Identity, Link
 from plesio.runtime.meter import Meter
 from plesio.runtime.optimizers import BoundOptimizer
 from plesio.runtime.outerstate import digest
+from plesio.runtime.tracks import Track, report
+from plesio.runtime.worker import Worker
 from plesio.strategies.base import Strategy
 from plesio.wire import messages as m
+from plesio.wire.timings import Kind
 
 ASK = 8  # units asked for at once
 LOW = 4  # ask again when fewer are left
+LEAVE_S = 20.0  # at most, for saying goodbye
 
 UnitId = tuple[int, int]
 
@@ -63,13 +67,16 @@ class LearnerEngine:
         self.model = model
         self.evaluate = evaluate
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.layout = Layout.of(named)
+        self.buffers = buffers.persistent(model)
+        self.buffers_known = b""  # of the base
+        self.layout = Layout.of(named, buffers.describe(self.buffers))
         self.parameters: list[Tensor] = [p for _, p in named]
         self.optimizer = BoundOptimizer(optimizer, self.parameters)
         self.local = torch.empty(self.layout.numel, dtype=self.layout.dtype)  # scratch
         self.outer = torch.empty_like(self.local)  # the base: the newest version, as all learners see it
         self.anchor = torch.empty_like(self.local)  # local - anchor is the work that is not sent yet
         self.meter = Meter()
+        self.on_main, self.on_codec = Track(joining=True), Track()  # timed spans of these threads
         self.events: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.book = PushBook(run="", name=settings.name)
         self.spec: RunSpec | None = None
@@ -84,9 +91,11 @@ class LearnerEngine:
         self.void_unit = False
         self.final = False
         self.ended: e.EndRun | None = None
+        self.settled = False  # the model is the final version
+        self.saying_goodbye = self.released = False
         self.rejoins = 0
         self.packets: dict[int, bytes] = {}
-        self._pool = ThreadPoolExecutor(1, "plesio-codec")
+        self._pool = Worker("plesio-codec")
         self._codec: Any = None
         self._codec_state: Any = None
         identity = Identity(settings.name, settings.incarnation, self.layout.signature(), self.layout.numel)
@@ -101,22 +110,34 @@ class LearnerEngine:
             self._handle_next()
         self.meter.left_s = time.monotonic()
 
+    def ask_to_leave(self) -> None:
+        """For a signal handler: the main thread's next visit here ends the script."""
+        self.events.put((SystemExit(0), None))
+
     def leave(self) -> None:
-        """Sends what is not sent yet, waits for its merge (a moment at most), and goes."""
+        """Sends what is not sent yet, waits until it is merged and nobody needs this learner's state, and goes."""
+        self.saying_goodbye = True
+        until_s = time.monotonic() + LEAVE_S
         if self.ended is None and self.book.base is not None:
             if self.book.unsent.steps and self._strategy().sends == "delta":
                 self._push_delta(last=True)
-            until_s = time.monotonic() + 5.0
-            while self.book.in_flight and self.ended is None and time.monotonic() < until_s:
-                self._handle_next(timeout_s=0.2)
-        self.link.stop(s.Leave(self.settings.name, self.book.generation))
-        self._pool.shutdown(wait=True)
+            self._handle_while(lambda: bool(self.book.in_flight), until_s - LEAVE_S / 2)
+            self.link.leave(s.Leave(self.settings.name, self.book.generation))
+            self._handle_while(lambda: not self.released, until_s)
+        self.on_main.flush()
+        self.link.stop()
+        self._pool.stop()
+
+    def _handle_while(self, condition: Callable[[], bool], until_s: float) -> None:
+        while condition() and self.ended is None and time.monotonic() < until_s:
+            self._handle_next(timeout_s=0.2)
 
     # -- the training loop's side
 
     def next_unit(self, dataset: Dataset) -> UnitId | None:
         """The next unit, or None when the run is over. Waits, applying versions, while none is free."""
-        self.meter.enter()
+        spent_s = self.meter.enter()
+        self.on_main.add(Kind.COMPUTE, self.meter.left_s - spent_s, spent_s)
         self.meter.phase = "training"
         self._drain()
         while self.ended is None:
@@ -147,6 +168,7 @@ class LearnerEngine:
             time.sleep(spent_s * (self.settings.slowdown - 1.0))
             spent_s += self.meter.enter()
         self.meter.step(tokens, loss, spent_s)
+        self.on_main.add(Kind.COMPUTE, self.meter.left_s - spent_s, spent_s)
         if not self.optimizer.deferring:  # a gradient leaves on the base that it was computed on
             self._drain()
         if self.ended is not None:
@@ -208,17 +230,23 @@ class LearnerEngine:
         """value: (n,), handed over to the codec thread."""
         assert self.spec is not None
         push = self.book.cut(self.spec.uplink, "", 0, self.meter.step_s, last)
-        self._pool.submit(self._guarded, self._encode, push, value)
+        mine = buffers.pack(self.buffers)
+        self._pool.submit(self._guarded, self._encode, push, value, b"" if mine == self.buffers_known else mine)
         return push.seq
 
-    def _encode(self, push: Contribution, value: Tensor) -> None:
+    def _encode(self, push: Contribution, value: Tensor, mine: bytes) -> None:
         """On the codec thread."""
+        began_s = time.monotonic()
         if self._codec_state is None:
             self._codec_state = self._codec.init(value)
         packet, self._codec_state = self._codec.encode(value, self._codec_state)
+        buffers.read(mine)
+        if not codecs.is_finite(packet):  # the synchronizer would turn it away
+            raise CodecError("the model's change holds NaN or Inf; check the loss")
         data = packet.to_bytes()
         self.packets[push.seq] = data
-        self.link.push(msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data)), data)
+        self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s, push.seq)
+        self.link.push(msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data)), data, mine)
 
     def _upload(self, version: Version) -> None:
         """Gives this learner's state of `version` (its base) to the synchronizer."""
@@ -227,9 +255,13 @@ class LearnerEngine:
         else:
             flat = self.outer.clone()
         state = self.optimizer.state()
+        extra = {buffers.PREFIX + name: buffer.clone() for name, buffer in self.buffers.items()}
 
         def send() -> None:
-            self.link.upload(version, pack_state(self.layout, flat, state))
+            began_s = time.monotonic()
+            data = pack_state(self.layout, flat, state, extra)
+            self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s)
+            self.link.upload(version, data)
 
         self._pool.submit(self._guarded, send)
 
@@ -244,11 +276,13 @@ class LearnerEngine:
 
     def _decode(self, made: m.VersionMade, payload: memoryview | None) -> None:
         """On the codec thread."""
+        began_s = time.monotonic()
         value: Any = None
         if made.kind == "state":
             value = unpack_state(payload or b"")
         elif made.kind in ("gradient", "delta"):
             value = codecs.decode(Packet.from_bytes(payload or b""))
+        self.on_codec.add(Kind.DECODE, began_s, time.monotonic() - began_s, made.version.number)
         self.events.put((made, value))
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
@@ -263,16 +297,25 @@ class LearnerEngine:
             self._handle_next()
 
     def _handle_next(self, timeout_s: float | None = None) -> None:
+        began_s = time.monotonic()
         try:
             message, value = self.events.get(timeout=timeout_s)
         except queue.Empty:
             return
-        if isinstance(message, Exception):
+        finally:
+            waited_s = time.monotonic() - began_s
+            self.on_main.add(Kind.WAIT, began_s, waited_s)
+        if isinstance(message, SystemExit) and self.saying_goodbye:
+            return
+        if isinstance(message, (Exception, SystemExit)):
             raise message
         handler = self._HANDLERS.get(type(message))
         if handler is None:
             raise InternalError(f"a learner does not understand {type(message).__name__}")
         handler(self, message, value)
+        if isinstance(message, m.VersionMade):
+            began_s += waited_s
+            self.on_main.add(Kind.APPLY, began_s, time.monotonic() - began_s, message.version.number)
 
     def _welcome(self, message: e.Welcome, _: Any) -> None:
         if message.generation == self.book.generation:
@@ -325,6 +368,9 @@ class LearnerEngine:
 
     def _rejoin(self, why: str) -> None:
         """Joins anew: work that is not merged, leased units and the feedback residual are dropped, out loud."""
+        if self.saying_goodbye:
+            self.released = True
+            return
         lost = self.book.unsent.steps + sum(w.steps for w in self.book.in_flight.values())
         print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps dropped", file=sys.stderr, flush=True)
         self.rejoins += 1
@@ -349,6 +395,9 @@ class LearnerEngine:
             for made, value in stashed:
                 self._version(made, value)
 
+    def _goodbye(self, message: e.Goodbye, _: Any) -> None:
+        self.released = message.generation == self.book.generation
+
     def _end_run(self, message: e.EndRun, _: Any) -> None:
         self.ended = message
 
@@ -367,6 +416,9 @@ class LearnerEngine:
             self._rejoin("it missed versions")
             return
         settled = self.book.arrived(made.version, self._merged_seq(made))
+        if made.buffers:
+            buffers.unpack(made.buffers, self.buffers)
+            self.buffers_known = made.buffers
         if made.kind == "gradient":
             self.optimizer.finish(self.layout.views(value))
             self._evaluate_if_asked(made)
@@ -399,6 +451,9 @@ class LearnerEngine:
             if made.version.number <= base.number:
                 return
             self._forget(self.book.arrived(made.version, self._merged_seq(made)))
+        for name, buffer in self.buffers.items():
+            buffer.detach().copy_(tensors[buffers.PREFIX + name])
+        self.buffers_known = buffers.pack(self.buffers)
         assert self.spec is not None
         gradient_next = self.spec.schedule.at(made.version.number + 1).sends == "gradient"
         if base is None or gradient_next:
@@ -412,7 +467,8 @@ class LearnerEngine:
         self.book.base = made.version
         self.final = False
         self._arrived_at(made.version)
-        self.link.tell(s.Hold(self.settings.name, self.book.generation, made.version))
+        me = self.link.identity
+        self.link.tell(s.Hold(me.name, me.generation, made.version, me.incarnation))
         if base is None and made.version.number == 0:
             self._evaluate_initial(made.version)
 
@@ -476,11 +532,14 @@ class LearnerEngine:
         return seq if generation == self.book.generation else 0
 
     def _wait_for_codec(self) -> None:
-        self._pool.submit(lambda: None).result()
+        self._pool.wait()
 
     def _settle_final(self) -> None:
-        """The run is over: the model becomes the final version."""
+        """The run is over: the model becomes the final version, once."""
         assert self.ended is not None
+        if self.settled:
+            return
+        self.settled = True
         until_s = time.monotonic() + 30.0
         while self.book.base is not None and self.book.base.number < self.ended.version.number:
             if time.monotonic() > until_s:
@@ -489,6 +548,7 @@ class LearnerEngine:
             self._handle_next(timeout_s=0.5)
         if not self.optimizer.deferring and self.book.base is not None:
             self.layout.scatter(self.outer, self.parameters)
+        buffers.unpack(self.buffers_known, self.buffers)
         self.optimizer.deferring = False
         self.meter.phase = "done"
 
@@ -499,7 +559,7 @@ class LearnerEngine:
             self._evaluate(made.version, own=made.kind == "gradient")
 
     def _evaluate_initial(self, version: Version) -> None:
-        if self.evaluate is not None and self.settings.name.endswith("-0"):
+        if self.evaluate is not None and self.settings.name == "learner-0":
             self._evaluate(version, own=True)
 
     def _evaluate(self, version: Version, own: bool) -> None:
@@ -517,6 +577,7 @@ class LearnerEngine:
         if mine is not None:
             self.layout.scatter(mine, self.parameters)
         spent_s = time.monotonic() - began_s
+        self.on_main.add(Kind.EVALUATE, began_s, spent_s, version.number)
         self.link.tell(s.LossMeasured(self.settings.name, self.book.generation, version, loss, spent_s))
 
     def _metrics(self) -> m.Metrics:
@@ -525,7 +586,7 @@ class LearnerEngine:
         x = self.meter
         return m.Metrics(
             self.settings.name, self.book.generation, x.tokens, x.steps, x.busy_s, x.wait_s, x.tokens_per_s, x.loss,
-            x.phase, self.book.base, up, down,
+            x.phase, self.book.base, up, down, report((self.on_main, self.on_codec, self.link.sends)),
         )  # fmt: skip
 
     _HANDLERS: dict[type, Callable[[LearnerEngine, Any, Any], None]] = {
@@ -536,6 +597,7 @@ class LearnerEngine:
         e.AnswerPush: _answer_push,
         e.Rejoin: _rejoin_asked,
         e.RollBack: _rolled_back,
+        e.Goodbye: _goodbye,
         e.EndRun: _end_run,
         m.VersionMade: _version,
     }

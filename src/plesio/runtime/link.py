@@ -1,4 +1,4 @@
-"""A learner's connections, on a thread of their own that runs no torch: control with heartbeats, and bulk.
+"""A learner's connections, on a thread of their own that runs no torch: control and bulk. (Heartbeats: heart.py.)
 
 It reconnects by itself, and then says again what is outstanding. What arrives goes to `on_event`.
 """
@@ -17,11 +17,13 @@ import msgspec
 from plesio.core import stimuli as s
 from plesio.errors import PlesioError, WireError
 from plesio.records import Contribution, Version
+from plesio.runtime.heart import Heart
 from plesio.runtime.peer import keep_connected
+from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.timings import Kind
 
-BEAT_S = 0.25
 METRICS_S = 1.0
 
 
@@ -53,20 +55,28 @@ class Link:
         self.on_event = on_event
         self.metrics = metrics
         self.asked: s.AskUnits | None = None
+        self.sends = Track()  # timed spans of sending
+        self._heart = Heart(coordinator, token, self._who)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="plesio-link", daemon=True)
         self._control: wire.Channel | None = None
         self._bulk: wire.Channel | None = None
         self._bulk_task: asyncio.Task[None] | None = None
         self._synchronizer: tuple[str, int] | None = None
-        self._pushes: dict[int, tuple[Contribution, bytes]] = {}
+        self._pushes: dict[int, tuple[m.Push, bytes]] = {}
         self._upload: tuple[m.StateUpload, bytes] | None = None
+        self._farewell: s.Leave | None = None
         self._sends: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     def start(self) -> None:
         """Connects, in the background."""
         self._thread.start()
+        self._heart.start()
+
+    def _who(self) -> tuple[str, int, str]:
+        me = self.identity  # once: it may be replaced just now
+        return me.name, me.generation, me.incarnation
 
     def tell(self, message: msgspec.Struct) -> None:
         """A control message; lost when there is no connection: what matters is said again."""
@@ -76,6 +86,15 @@ class Link:
         """Asks for units; asked again after a reconnection until it is answered."""
         self.asked = request
         self.tell(request)
+
+    def leave(self, farewell: s.Leave) -> None:
+        """Asks to go; asked again after a reconnection."""
+
+        def ask() -> None:
+            self._farewell = farewell
+            self._tell(farewell)
+
+        self._loop.call_soon_threadsafe(ask)
 
     def join_again(self, identity: Identity) -> None:
         """A new incarnation: nothing of the old one is outstanding."""
@@ -95,12 +114,13 @@ class Link:
         """The identity has its generation: bulk may connect."""
         self._loop.call_soon_threadsafe(self._connect_bulk)
 
-    def push(self, contribution: Contribution, data: bytes) -> None:
+    def push(self, contribution: Contribution, data: bytes, buffers: bytes) -> None:
         """Sends a push; sent again on every new bulk connection until settled."""
 
         def send() -> None:
-            self._pushes[contribution.seq] = (contribution, data)
-            self._send_bulk(m.Push(contribution), data)
+            message = m.Push(contribution, buffers)
+            self._pushes[contribution.seq] = (message, data)
+            self._send_bulk(message, data)
 
         self._loop.call_soon_threadsafe(send)
 
@@ -117,18 +137,12 @@ class Link:
 
         self._loop.call_soon_threadsafe(send)
 
-    def stop(self, farewell: msgspec.Struct | None = None) -> None:
-        """Says goodbye and ends the thread, within two seconds."""
-
-        async def end() -> None:
-            if farewell is not None:
-                self._tell(farewell)
-            await asyncio.sleep(0.05)
-            self._stop.set()
-
+    def stop(self) -> None:
+        """Ends the thread, within two seconds."""
         with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(end(), self._loop)
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(2.0)
+        self._heart.stop()
 
     def bytes_moved(self) -> tuple[int, int]:
         """(sent, received) on the bulk channel that is open now."""
@@ -147,9 +161,10 @@ class Link:
         control = keep_connected(
             host, port, self.token, "learner", self._on_connected, self._on_control, on_lost=self._on_lost
         )
-        tasks = [asyncio.create_task(t) for t in (control, self._beat())]
+        tasks = [asyncio.create_task(t) for t in (control, self._measure())]
         stop = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        self._tell_metrics()
         for task in (*tasks, stop, *([self._bulk_task] if self._bulk_task else [])):
             task.cancel()
         for task in done:
@@ -171,9 +186,11 @@ class Link:
         if me.base is None:
             self._tell(s.Join(me.name, me.incarnation, me.signature, me.parameters))
         else:
-            self._tell(s.Hold(me.name, me.generation, me.base))
+            self._tell(s.Hold(me.name, me.generation, me.base, me.incarnation))
         if self.asked is not None and self.asked.generation == me.generation:
             self._tell(self.asked)
+        if self._farewell is not None:
+            self._tell(self._farewell)
 
     def _on_lost(self) -> None:
         self._control = None
@@ -181,7 +198,8 @@ class Link:
     def _on_control(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
         message = m.decode("from", body)
         if isinstance(message, m.SynchronizerAt):
-            self._synchronizer = (message.host, message.port)
+            anywhere = message.host in ("0.0.0.0", "::")  # noqa: S104  it is where the coordinator is
+            self._synchronizer = (self.coordinator[0] if anywhere else message.host, message.port)
             self._connect_bulk()
         else:
             self.on_event(message, None)
@@ -199,12 +217,11 @@ class Link:
     def _on_bulk_connected(self, channel: wire.Channel) -> None:
         self._bulk = channel
         me = self.identity
-        self._send_bulk(m.Subscribe(me.name, me.generation, me.base), b"")
+        self._send_bulk(m.Subscribe(me.name, me.generation, me.base, me.incarnation), b"")
         if self._upload is not None:
             self._send_bulk(*self._upload)
         for seq in sorted(self._pushes):
-            contribution, data = self._pushes[seq]
-            self._send_bulk(m.Push(contribution), data)
+            self._send_bulk(*self._pushes[seq])
 
     def _on_bulk_lost(self) -> None:
         self._bulk = None
@@ -215,8 +232,12 @@ class Link:
             return
 
         async def send() -> None:
+            began_s = time.monotonic()
             with contextlib.suppress(WireError, OSError):
                 await channel.send_bulk(m.encode(message), data)
+            if data:
+                seq = message.contribution.seq if isinstance(message, m.Push) else 0
+                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, seq)
 
         task = self._loop.create_task(send())
         self._sends.add(task)
@@ -226,13 +247,11 @@ class Link:
         if channel is self._bulk:
             self.on_event(m.decode("bulk", body), payload)
 
-    async def _beat(self) -> None:
-        told_s = 0.0
+    async def _measure(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
-            me = self.identity
-            if me.generation:
-                self._tell(s.Beat(me.name, me.generation))
-            if time.monotonic() - told_s >= METRICS_S:
-                told_s = time.monotonic()
-                self._tell(self.metrics())
+            await asyncio.sleep(METRICS_S)
+            self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        if self.identity.generation and self._control is not None:  # timed spans wait for a connection
+            self._tell(self.metrics())

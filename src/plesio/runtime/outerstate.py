@@ -14,6 +14,7 @@ from plesio.codecs.base import Packet
 from plesio.core.effects import CloseRound
 from plesio.errors import CodecError
 from plesio.records import Version
+from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state, unpack_state
 from plesio.strategies import outer
 from plesio.strategies.base import Strategy
@@ -32,35 +33,64 @@ class OuterState:
         self.shadow = torch.empty(0)
         self.momentum = torch.empty(0)
         self.optimizer: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         self._gradient_state: Any = None
         self._feedback: Any = None
         self._sum = torch.empty(0)
 
     def load(self, data: bytes | memoryview) -> None:
-        """Takes over a state file, or a learner's upload."""
+        """Takes over a state file, or a learner's upload that was checked."""
         self.layout, self.theta, tensors = unpack_state(data)
         self.shadow = tensors.get("shadow", self.theta).clone()
         self.momentum = tensors.get("momentum", torch.zeros_like(self.theta)).clone()
         self.optimizer = {k: v for k, v in tensors.items() if k.startswith("optim.")}
+        self.buffers = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
         self._sum = torch.zeros_like(self.theta)
         self._feedback = None
 
     def dump(self) -> bytes:
         """The state file of the newest version."""
         assert self.layout is not None
-        extra = {"shadow": self.shadow, "momentum": self.momentum}
+        extra = {"shadow": self.shadow, "momentum": self.momentum, **self._named_buffers()}
         return pack_state(self.layout, self.theta, self.optimizer, extra)
 
     def dense(self) -> bytes:
         """What a joiner gets: the model as all learners see it."""
         assert self.layout is not None
-        return pack_state(self.layout, self.shadow, self.optimizer)
+        return pack_state(self.layout, self.shadow, self.optimizer, self._named_buffers())
 
-    def check(self, data: bytes | memoryview) -> Packet:
-        """A learner's push, refused unless it decodes to this model's size. Raises CodecError."""
+    def _named_buffers(self) -> dict[str, Tensor]:
+        return {buffers.PREFIX + name: buffer for name, buffer in self.buffers.items()}
+
+    def model(self) -> dict[str, Tensor]:
+        """What a user loads: parameters and buffers by name."""
+        assert self.layout is not None
+        return {k: v.clone() for k, v in {**self.layout.named(self.theta, ""), **self.buffers}.items()}
+
+    def check_state(self, data: bytes | memoryview) -> None:
+        """A learner's upload, refused unless it is a finite state of this model. Raises CodecError."""
+        layout, theta, tensors = unpack_state(data)
+        if self.layout is not None and layout.signature() != self.layout.signature():
+            raise CodecError("the state is another model's")
+        if "shadow" in tensors or "momentum" in tensors:
+            raise CodecError("the outer state is not a learner's to give")
+        if not bool(theta.isfinite().all()):
+            raise CodecError("the state holds NaN or Inf")
+        known = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
+        if buffers.describe(known) != layout.buffers:
+            raise CodecError("the state's buffers are not those of its model")
+
+    def check(self, data: bytes | memoryview, mine: bytes) -> Packet:
+        """A learner's push, refused unless it decodes to this model's size, as its buffers do. Raises CodecError."""
+        if mine:
+            buffers.unpack(mine, {k: v.clone() for k, v in self.buffers.items()})
         packet = Packet.from_bytes(data)
-        if self.layout is not None and packet.shape != (self.layout.numel,):
+        if self.layout is None:
+            raise CodecError("a push before there is a model")
+        if packet.shape != (self.layout.numel,):
             raise CodecError(f"a push of shape {packet.shape} for a model of {self.layout.numel} parameters")
+        if not codecs.is_finite(packet):
+            raise CodecError("a push holds NaN or Inf")
         return packet
 
     def merge(self, order: CloseRound, packets: Sequence[Packet], strategy: Strategy) -> bytes:
@@ -75,6 +105,13 @@ class OuterState:
             return self._send_gradient(total)
         outer.step(strategy.outer, self.theta, self.momentum, total, order.contributors)
         return self._send_change()
+
+    def merge_buffers(self, factors: Sequence[float], parts: Sequence[bytes]) -> bytes:
+        """The mean of the contributors' buffers becomes ours; returns it, for the learners. b'': nothing changed."""
+        merged = buffers.mean(parts, factors)
+        if merged:
+            buffers.unpack(merged, self.buffers)
+        return merged
 
     def _send_gradient(self, mean: Tensor) -> bytes:
         if self._feedback is None:
@@ -93,7 +130,7 @@ class OuterState:
         return data
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """Of a snapshot's or a push's bytes: 128 bits of SHA-256, which processors have an instruction for."""
     return sha256(data).hexdigest()[:32]
 

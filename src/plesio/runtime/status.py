@@ -21,6 +21,7 @@ class StatusBoard:
         self.effective = 0
         self.losses: deque[tuple[int, float]] = deque(maxlen=500)
         self.faults = 0
+        self.elections = 0
         self.sent_s = 0.0
         self.closed_control_bytes = 0
 
@@ -39,6 +40,9 @@ class StatusBoard:
                 self.losses.append((fact.version.number, fact.loss))
             elif isinstance(fact, f.RolledBack) or (isinstance(fact, f.MemberEnded) and fact.reason != "left"):
                 self.faults += 1
+            elif isinstance(fact, f.LeaderElected):
+                self.elections += 1
+                self.faults += self.elections > 1
 
     def status(self, state: State, now_s: float) -> m.Status:
         """For the live table."""
@@ -98,10 +102,10 @@ class StatusBoard:
             name: {
                 "tokens": x.tokens,
                 "steps": x.steps,
-                "busy_s": round(x.busy_s, 3),
-                "wait_s": round(x.wait_s, 3),
-                "tokens_per_s": round(x.tokens_per_s, 1),
-                "loss": None if math.isnan(x.loss) else round(x.loss, 5),
+                "busy_s": _rounded(x.busy_s, 3) or 0.0,
+                "wait_s": _rounded(x.wait_s, 3) or 0.0,
+                "tokens_per_s": _rounded(x.tokens_per_s, 1) or 0.0,
+                "loss": _rounded(x.loss, 5),
                 "state": x.phase,
                 "generation": x.generation,
                 "base": [x.base.lineage, x.base.number] if x.base else None,
@@ -119,3 +123,8 @@ class StatusBoard:
             "committed_tokens": state.durable.tokens,
         }
         return json.dumps(line, allow_nan=False)
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    """None for what JSON has no word for: a peer may report anything, and a diverged loss is honest."""
+    return round(value, digits) if math.isfinite(value) else None

@@ -22,6 +22,7 @@ import torch
 
 from plesio.codecs.base import Packet
 from plesio.core import effects as e
+from plesio.core import ledger
 from plesio.core import stimuli as s
 from plesio.core.spec import RunSpec
 from plesio.errors import CodecError, PlesioError, WireError
@@ -30,12 +31,18 @@ from plesio.records import Contribution, Version
 from plesio.runtime import snapshots
 from plesio.runtime.outerstate import OuterState, digest, snapshot_name
 from plesio.runtime.peer import keep_connected
+from plesio.runtime.seats import Seats
+from plesio.runtime.tracks import Track, report
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.frames import Limits
+from plesio.wire.timings import Kind
 
 HISTORY = 8  # gradient versions kept for learners that reconnect
 BACKLOG = 4  # changes waiting for one learner before it gets the whole state instead
 MAX_HELD_PER_LEARNER = 4
+BODY_BYTES = 16 << 20
+STATE_FACTOR, STATE_BYTES = 8, 64 << 20  # no push or state is larger than so many models, and so many bytes
 
 PushId = tuple[str, int, int]
 
@@ -43,9 +50,10 @@ PushId = tuple[str, int, int]
 class Subscriber:
     """A learner's bulk channel and what waits to be sent to it. Owned by the event loop."""
 
-    def __init__(self, channel: wire.Channel, name: str) -> None:
+    def __init__(self, channel: wire.Channel, name: str, sends: Track) -> None:
         self.channel = channel
         self.name = name
+        self.sends = sends
         self.queue: deque[tuple[m.VersionMade, bytes]] = deque()
         self.wake = asyncio.Event()
         self.waits_for_state = True
@@ -62,14 +70,17 @@ class Subscriber:
             self.wake.clear()
             while self.queue:
                 made, payload = self.queue.popleft()
+                began_s = time.monotonic()
                 await self.channel.send_bulk(m.encode(made), payload)
+                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, made.version.number)
 
 
 class Synchronizer:
     """Owns the held pushes, the outer state and the subscribers."""
 
-    def __init__(self, run_dir: Path, token: str, incarnation: str) -> None:
+    def __init__(self, run_dir: Path, token: str, incarnation: str, keep: snapshots.Keep = snapshots.DEFAULT) -> None:
         self.run_dir = run_dir
+        self.keep = keep
         self.token = token
         self.incarnation = incarnation
         self.spec: RunSpec | None = None
@@ -77,9 +88,11 @@ class Synchronizer:
         self.version: Version | None = None  # the newest made
         self.state_of: Version | None = None  # the version whose parameters `outer` holds
         self.outer: OuterState | None = None
-        self.held: dict[PushId, tuple[Contribution, Packet]] = {}
+        self.held: dict[PushId, tuple[Contribution, Packet, bytes]] = {}  # and its buffers
         self.merged: dict[str, tuple[int, int]] = {}
-        self.admitted: dict[str, int] = {}
+        self.seats = Seats()
+        self.asked: dict[str, int] = {}  # who may upload its state: generation
+        self.uploading: set[str] = set()
         self.history: deque[tuple[m.VersionMade, bytes]] = deque(maxlen=HISTORY)
         self.subscribers: dict[str, Subscriber] = {}
         self.pumps: dict[str, asyncio.Task[None]] = {}
@@ -88,6 +101,7 @@ class Synchronizer:
         self.tensors = ThreadPoolExecutor(1, "tensors")
         self.control: wire.Channel | None = None
         self.bytes_done = [0, 0]
+        self.work, self.sends = Track(), Track()  # timed spans; the event loop's
         self.channels: set[wire.Channel] = set()
         self.stopping = asyncio.Event()
 
@@ -96,17 +110,20 @@ class Synchronizer:
         server = await wire.serve(
             listener,
             token=self.token,
-            on_channel=self.channels.add,
+            on_channel=self._on_channel,
             on_message=self._on_bulk,
             on_close=self._on_close,
             on_refused=lambda peer, reason: self._tell(s.Refused(str(peer), reason)),
         )
         host, port = listener.getsockname()[:2]
         self.address = m.Listening(host, port)
-        connection = keep_connected(*coordinator, self.token, "synchronizer", self._on_connected, self._on_order)
+        connection = keep_connected(
+            *coordinator, self.token, "synchronizer", self._on_connected, self._on_order, on_lost=self._on_lost
+        )
         tasks = [asyncio.create_task(t) for t in (connection, self._obey(), self._measure())]
         stop = asyncio.create_task(self.stopping.wait())
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+        self._tell_metrics()
         for task in (*tasks, stop, *self.pumps.values()):
             task.cancel()
         await server.close()
@@ -114,6 +131,12 @@ class Synchronizer:
         for task in done:
             if task is not stop:
                 task.result()
+
+    def _on_channel(self, channel: wire.Channel) -> None:
+        self.channels.add(channel)
+        if (channel.role, channel.kind) != ("learner", "bulk"):
+            raise WireError("nobody speaks to the synchronizer like that")
+        channel.accept_frames(Limits(BODY_BYTES, 0))  # until it has said who it is
 
     def _tell(self, message: msgspec.Struct) -> None:
         if self.control is not None:
@@ -129,13 +152,18 @@ class Synchronizer:
             self._tell(s.Merged(self.incarnation, self.version))
         if self.snapshot is not None:
             self._tell(self.snapshot)
-        for contribution, _ in self.held.values():
+        for contribution, _, _ in self.held.values():
             self._tell(s.PushArrived(self.incarnation, contribution))
+
+    def _on_lost(self) -> None:
+        self.control = None
 
     def _on_order(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
         order = m.decode("from", body)
         if isinstance(order, e.Admit):
-            self.admitted[order.name] = order.generation
+            self.seats.admit(order.name, order.generation, order.incarnation)
+        elif isinstance(order, e.DonateState):
+            self.asked[order.to] = order.generation
         elif isinstance(order, e.AnswerPush):
             self.held.pop((order.to, order.generation, order.seq), None)
         else:
@@ -155,6 +183,8 @@ class Synchronizer:
                 await self._send_state_to_waiting()
             elif isinstance(order, tuple):
                 await self._take_upload(*order)
+            elif isinstance(order, m.Committed):
+                await self._in_thread(snapshots.prune, self.run_dir, order.snapshot, self.keep)
             elif isinstance(order, e.EndRun):
                 await self._write_model()
 
@@ -162,7 +192,8 @@ class Synchronizer:
         return await asyncio.get_running_loop().run_in_executor(self.tensors, function, *args)
 
     async def _load(self, order: e.LoadState) -> None:
-        self.admitted.update(dict(order.learners))
+        for (name, generation), incarnation in zip(order.learners, order.incarnations, strict=True):
+            self.seats.admit(name, generation, incarnation)
         if order.lineage == self.lineage:
             return
         self.spec, self.lineage = order.spec, order.lineage
@@ -176,7 +207,7 @@ class Synchronizer:
         if order.version is None:
             return
         path = self.run_dir / order.snapshot
-        snapshots.prune(self.run_dir, order.snapshot)
+        snapshots.clean(self.run_dir, order.snapshot)
         data = await self._in_thread(path.read_bytes)
         await self._in_thread(self.outer.load, data)
         self.version = self.state_of = Version(order.lineage, order.version.number)
@@ -188,36 +219,60 @@ class Synchronizer:
             if isinstance(message, m.Subscribe):
                 self._subscribe(channel, message)
             elif isinstance(message, m.Push) and payload is not None:
-                self._hold(message.contribution, payload)
+                self.seats.check(channel, message.contribution.contributor, message.contribution.generation)
+                self._hold(message.contribution, payload, message.buffers)
             elif isinstance(message, m.StateUpload) and payload is not None:
-                self.orders.put_nowait((message, payload))
+                self.seats.check(channel, message.name, message.generation)
+                self._queue_upload(message, payload)
             else:
                 raise WireError(f"{type(message).__name__} has no place here")
         except (WireError, CodecError) as error:
-            self._tell(s.Refused(str(channel.peer), str(error)))
+            name, _ = self.seats.taken.get(channel, (f"{channel.role} {channel.peer}", 0))
+            self._tell(s.Refused(name, str(error)))
             channel.abort()
 
-    def _hold(self, push: Contribution, payload: memoryview) -> None:
-        key = (push.contributor, push.generation, push.seq)
-        if key in self.held or self.merged.get(push.contributor, (0, 0)) >= key[1:]:
+    def _queue_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
+        """Not taken, but no reason to hang up either: it was asked for at another time, perhaps."""
+        here_already = self.snapshot is not None and self.version is not None and upload.version <= self.snapshot.version
+        if upload.name in self.uploading or (self.asked.get(upload.name) != upload.generation and not here_already):
+            self._tell(s.Refused(upload.name, "sends a state that it was not asked for"))
             return
+        self.uploading.add(upload.name)
+        self.orders.put_nowait((upload, payload))
+
+    def _hold(self, push: Contribution, payload: memoryview, buffers: bytes) -> None:
+        key = (push.contributor, push.generation, push.seq)
+        wrong = ledger.malformed(push)
+        if wrong:
+            raise WireError(f"push {push.seq}: {wrong}")
+        if key in self.held or self.merged.get(push.contributor, (0, 0)) >= key[1:]:
+            self._tell(s.Refused(push.contributor, f"push {push.seq} of generation {push.generation} came again"))
+            return
+        if self.spec is not None and push.base > (self.version or Version(self.lineage, -1)):
+            raise WireError(f"push {push.seq}: its base is a version that this run has not made")
         if self.outer is None or push.base.lineage != self.lineage:
             return  # its sender learns of the roll-back and sends the work again
         mine = sum(1 for k in self.held if k[0] == push.contributor)
-        if push.generation < self.admitted.get(push.contributor, 0) or mine >= MAX_HELD_PER_LEARNER:
+        if push.generation < self.seats.generation(push.contributor) or mine >= MAX_HELD_PER_LEARNER:
             self._tell(s.Refused(push.contributor, f"push {push.seq} of generation {push.generation} is not awaited"))
             self._tell(s.PushArrived(self.incarnation, push))
             return
-        if push.digest != digest(bytes(payload)):
+        if push.digest != digest(payload):
             raise CodecError(f"the digest of push {push.seq} does not match its bytes")
-        self.held[key] = (push, self.outer.check(payload))
+        self.held[key] = (push, self.outer.check(payload, buffers), buffers)
         self._tell(s.PushArrived(self.incarnation, push))
 
     def _subscribe(self, channel: wire.Channel, message: m.Subscribe) -> None:
+        if message.generation == 0 or self.spec is None:
+            channel.abort()  # it has no generation yet, or we know of none: it connects again
+            return
+        self.seats.sit(channel, message.name, message.generation, message.incarnation)
+        channel.accept_frames(Limits(BODY_BYTES, self._largest_payload()))
         old = self.pumps.pop(message.name, None)
         if old is not None:
             old.cancel()
-        subscriber = self.subscribers[message.name] = Subscriber(channel, message.name)
+            self.subscribers[message.name].channel.abort()
+        subscriber = self.subscribers[message.name] = Subscriber(channel, message.name, self.sends)
         self.pumps[message.name] = asyncio.create_task(self._pump(subscriber))
         base = message.base
         if (
@@ -235,6 +290,13 @@ class Synchronizer:
                 subscriber.offer(m.VersionMade(self.version, "gap", self.merged), b"")
             return
         self.orders.put_nowait("send state")  # behind the merge that may be under way
+
+    def _largest_payload(self) -> int:
+        """Once the model is known, nothing that a learner has to say is many times its size."""
+        layout = self.outer.layout if self.outer is not None else None
+        if layout is None:
+            return Limits().payload_bytes
+        return min(Limits().payload_bytes, STATE_BYTES + STATE_FACTOR * layout.numel * layout.dtype.itemsize)
 
     def _gradients_next(self, base: Version) -> bool:
         assert self.spec is not None
@@ -264,15 +326,20 @@ class Synchronizer:
         began_s = time.monotonic()
         packets = [self.held[p][1] for p in order.pushes]
         payload = await self._in_thread(self.outer.merge, order, packets, chosen)
+        buffers = self.outer.merge_buffers(order.factors, [self.held[p][2] for p in order.pushes])
         for push in order.pushes:
             del self.held[push]
             self.merged[push[0]] = max(self.merged.get(push[0], (0, 0)), push[1:])
         self.version = order.version
+        if order.donor:
+            self.asked[order.donor] = self.seats.generation(order.donor)
         kind = chosen.sends
         if kind == "delta":
             self.state_of = order.version
-        made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator)
-        self._tell(s.Merged(self.incarnation, order.version, time.monotonic() - began_s))
+        made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator, buffers)
+        spent_s = time.monotonic() - began_s
+        self.work.add(Kind.MERGE, began_s, spent_s, order.version.number)
+        self._tell(s.Merged(self.incarnation, order.version, spent_s))
         self.history.append((made, payload))
         for subscriber in self.subscribers.values():
             self._offer_version(subscriber, made, payload)
@@ -293,13 +360,15 @@ class Synchronizer:
         if self.snapshot is not None and self.snapshot.version == self.version:
             self._tell(self.snapshot)
             return
-        newest = self.version
+        newest, began_s = self.version, time.monotonic()
         data = await self._in_thread(self.outer.dump)
         await self._write_snapshot(newest, data)
+        self.work.add(Kind.SNAPSHOT, began_s, time.monotonic() - began_s, newest.number)
 
     async def _take_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
         """A learner's state, accepted for the first version or in gradient rounds; never over what is newer."""
-        if self.outer is None or self.admitted.get(upload.name) != upload.generation:
+        self.uploading.discard(upload.name)
+        if self.outer is None or self.seats.generation(upload.name) != upload.generation:
             return
         version = Version(self.lineage, 0) if self.version is None else upload.version
         if self.version is not None:
@@ -311,13 +380,16 @@ class Synchronizer:
                 return
         data = bytes(payload)
         try:
+            await self._in_thread(self.outer.check_state, data)
             if self.version is None or version == self.version:
                 await self._in_thread(self.outer.load, data)
                 self.version = self.state_of = version
         except CodecError as error:
             self._tell(s.Refused(upload.name, str(error)))
             return
+        began_s = time.monotonic()
         await self._write_snapshot(version, data)
+        self.work.add(Kind.SNAPSHOT, began_s, time.monotonic() - began_s, version.number)
         await self._send_state_to_waiting()
 
     async def _write_snapshot(self, version: Version, data: bytes) -> None:
@@ -327,26 +399,31 @@ class Synchronizer:
         await self._in_thread(snapshots.write, self.run_dir, name, data)
         self.snapshot = s.SnapshotWritten(self.incarnation, version, name, code, time.monotonic() - began_s)
         self._tell(self.snapshot)
-        await self._in_thread(snapshots.prune, self.run_dir, name)
 
     async def _write_model(self) -> None:
         if self.outer is None or self.outer.layout is None:
             return
-        layout, theta = self.outer.layout, self.outer.theta
         from safetensors.torch import save
 
-        data = await self._in_thread(lambda: save({k: v.clone() for k, v in layout.named(theta, "").items()}))
+        data = await self._in_thread(save, await self._in_thread(self.outer.model))
         await self._in_thread(snapshots.write, self.run_dir, "model.safetensors", data)
 
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            sent = self.bytes_done[0] + sum(c.bytes_sent for c in self.channels)
-            received = self.bytes_done[1] + sum(c.bytes_received for c in self.channels)
-            self._tell(m.Metrics("synchronizer", 0, up_bytes=sent, down_bytes=received))
+            self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        if self.control is None:
+            return  # timed spans wait for a connection
+        sent = self.bytes_done[0] + sum(c.bytes_sent for c in self.channels)
+        received = self.bytes_done[1] + sum(c.bytes_received for c in self.channels)
+        timings = report((self.work, self.sends))
+        self._tell(m.Metrics("synchronizer", 0, up_bytes=sent, down_bytes=received, timings=timings))
 
     def _on_close(self, channel: wire.Channel, error: Exception | None) -> None:
         self.channels.discard(channel)
+        self.seats.gone(channel)
         self.bytes_done[0] += channel.bytes_sent
         self.bytes_done[1] += channel.bytes_received
         for name, subscriber in list(self.subscribers.items()):
@@ -361,7 +438,8 @@ def main() -> None:
     host, _, port = os.environ["PLESIO_COORDINATOR"].rpartition(":")
     listener = inherited_socket("listener")
     run_dir = Path(os.environ["PLESIO_RUN_DIR"])
-    synchronizer = Synchronizer(run_dir, os.environ.pop("PLESIO_TOKEN"), os.environ["PLESIO_INCARNATION"])
+    keep = snapshots.Keep(int(os.environ.get("PLESIO_KEEP_SNAPSHOTS", snapshots.DEFAULT.last)))
+    synchronizer = Synchronizer(run_dir, os.environ.pop("PLESIO_TOKEN"), os.environ["PLESIO_INCARNATION"], keep)
 
     async def serve() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, synchronizer.stopping.set)

@@ -118,6 +118,7 @@ class Cluster:
         learner.start()
 
     def _leave(self, learner: SimLearner) -> None:
-        """It says goodbye and its process exits; the launcher starts another."""
+        """It asks to go, and goes when it may, or after a while; the launcher starts another."""
+        learner.released = lambda: self.kill(learner) if learner.alive else None
         learner.say_goodbye()
-        self.world.at(0.05, lambda: self.kill(learner) if learner.alive else None)
+        self.world.at(self.world.rng.choice((0.05, 5.0)), learner.released)

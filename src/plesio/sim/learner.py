@@ -59,6 +59,8 @@ class SimLearner(Process):
         self.final = False
         self.over = False
         self.rejoins = 0
+        self.farewell: s.Leave | None = None  # it wants to go
+        self.released: Callable[[], None] = lambda: None
         self.leave: Callable[[], None] = self.say_goodbye
 
     # -- connections
@@ -95,6 +97,8 @@ class SimLearner(Process):
             self._tell(s.Hold(self.name, self.book.generation, self.book.base))
         if self.asked is not None:
             self._tell(self.asked)
+        if self.farewell is not None:
+            self._tell(self.farewell)
 
     def _tell(self, message: s.Stimulus) -> None:
         if self.control is not None:
@@ -106,7 +110,8 @@ class SimLearner(Process):
 
     def say_goodbye(self) -> None:
         """It leaves on its own."""
-        self._tell(s.Leave(self.name, self.book.generation))
+        self.farewell = s.Leave(self.name, self.book.generation)
+        self._tell(self.farewell)
 
     def _beat(self) -> None:
         if self.book.generation:
@@ -132,7 +137,7 @@ class SimLearner(Process):
 
     def _advance(self) -> None:
         """Goes on with whatever can go on."""
-        if self.over or self.book.base is None or self.stepping or self.final:
+        if self.over or self.farewell is not None or self.book.base is None or self.stepping or self.final:
             return
         strategy = self._strategy()
         if strategy.sends == "gradient":
@@ -159,7 +164,7 @@ class SimLearner(Process):
             self._push(True, self.book.base)
 
     def _stepped(self, count: int, unit: UnitId, base: Version) -> None:
-        if count != self.stepping:
+        if count != self.stepping or self.farewell is not None:
             return  # the unit is not this learner's any more
         self.stepping = 0
         done = self.done_steps.setdefault(unit, set())
@@ -239,6 +244,9 @@ class SimLearner(Process):
         self.stepping, self.final, self.stashed = 0, False, []
         self.incarnation = f"{self.first_incarnation}.{self.rejoins}"
         self._greet()
+
+    def _goodbye(self, _: e.Goodbye) -> None:
+        self.released()
 
     def _rolled_back(self, message: e.RollBack) -> None:
         if message.lineage <= self.lineage and self.book.base is not None:
@@ -321,5 +329,6 @@ class SimLearner(Process):
         e.DonateState: _donate,
         e.AnswerPush: _answer_push,
         e.RollBack: _rolled_back,
+        e.Goodbye: _goodbye,
         e.Rejoin: _rejoin,
     }

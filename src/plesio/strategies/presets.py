@@ -13,6 +13,21 @@ def Sync(**_: object) -> Schedule:  # noqa: N802  named as the field names it
     return Schedule(main=SYNC)
 
 
+def LocalSGD(every: int = 32, start_rounds: int = 0, **_: object) -> Schedule:  # noqa: N802
+    """Every H steps the learners' models are averaged; nobody goes on before. Source: Stich 1808.07217."""
+    return _started(Strategy(name="localsgd", every=every), start_rounds)
+
+
+def DiLoCo(  # noqa: N802
+    every: int = 32, lr: float = 0.7, momentum: float = 0.9, start_rounds: int = 0, **_: object
+) -> Schedule:
+    """Every H steps an outer Nesterov step on the mean change; nobody goes on before. Source: DiLoCo 2311.08105.
+
+    lr, momentum: of the outer step; momentum 0 is SGD, and (1, 0) is LocalSGD.
+    """
+    return _started(Strategy(name="diloco", every=every, outer=Outer(lr=lr, momentum=momentum)), start_rounds)
+
+
 def Decoupled(  # noqa: N802
     every: int = 32, k: int = 0, start_rounds: int = 60, overlap: int | None = None, **_: object
 ) -> Schedule:
@@ -25,10 +40,13 @@ def Decoupled(  # noqa: N802
     main = Strategy(
         name="decoupled",
         every=every,
-        sends="delta",
         barrier=Quorum(k=k),
         merge="token-weighted",
         outer=Outer(lr=0.7, momentum=0.9),
         overlap=every if overlap is None else overlap,
     )
+    return _started(main, start_rounds)
+
+
+def _started(main: Strategy, start_rounds: int) -> Schedule:
     return Schedule(main=main, start=SYNC if start_rounds else None, start_rounds=start_rounds)

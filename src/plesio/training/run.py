@@ -55,12 +55,9 @@ class Learner:
 class Run:
     """A run that this process takes part in, or, alone, a run of its own."""
 
-    def __init__(self, settings: Any | None, first: bool, epochs: int | None, endless: bool, seed: int) -> None:
+    def __init__(self, settings: Any | None, first: bool) -> None:
         self._settings = settings
         self._engine: LearnerEngine | None = None
-        self._epochs = epochs
-        self._endless = endless
-        self._seed = seed
         self._steps_per_unit = 1
         self._steps_in_unit = 0
         self._in_unit = False
@@ -111,8 +108,7 @@ class Run:
                 f"run.units(n_samples={n_samples}, unit_size={unit_size}, steps={steps}): each must be at least 1"
             )
         self._steps_per_unit = steps
-        wanted = self._epochs if self._epochs is not None else (0 if self._endless else epochs or 1)
-        dataset = Dataset(n_samples, unit_size, wanted)
+        dataset = Dataset(n_samples, unit_size, self._wanted_epochs(epochs or 1))
         orders: dict[int, np.ndarray[Any, Any]] = {}
         for epoch, index in self._deal(dataset):
             if epoch not in orders:
@@ -123,6 +119,13 @@ class Run:
             if self._engine is not None:
                 self._engine.end_unit()
 
+    def _wanted_epochs(self, own: int) -> int:
+        """What the command says goes before what the script says; 0: until the token target is reached."""
+        spec = self._engine.spec if self._engine is not None else None
+        if spec is None:
+            return own
+        return spec.epochs if spec.epochs is not None else 0 if spec.until_tokens is not None else own
+
     def _deal(self, dataset: Dataset) -> Iterator[tuple[int, int]]:
         if self._settings is None:
             yield from ((e, i) for e in range(dataset.epochs) for i in range(dataset.units))
@@ -131,6 +134,12 @@ class Run:
             raise UserError("run.units(...) came before run.learner(...); call run.learner(model, optimizer) first")
         while (unit := self._engine.next_unit(dataset)) is not None:
             yield unit
+
+    def _asked_to_leave(self) -> None:
+        """SIGTERM, perhaps a preemption notice: the script ends at its next step, and leaves with its work counted."""
+        if self._engine is None:
+            raise SystemExit(0)
+        self._engine.ask_to_leave()
 
     def _stepped(self, tokens: int, loss: float | None) -> None:
         self._steps_in_unit += 1
@@ -148,7 +157,7 @@ def join() -> Run:
     """The run that launched this script; or, when nobody did, a run alone, which starts no process and no socket."""
     address = os.environ.get("PLESIO_COORDINATOR")
     if not address:
-        return Run(None, first=True, epochs=None, endless=False, seed=0)
+        return Run(None, first=True)
     from plesio.runtime.learner import Settings
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which stops everybody in order
@@ -158,11 +167,6 @@ def join() -> Run:
     settings = Settings(
         (host, int(port)), token, name, os.environ["PLESIO_INCARNATION"], float(os.environ.get("PLESIO_SLOWDOWN", "1"))
     )
-    epochs = os.environ.get("PLESIO_EPOCHS")
-    return Run(
-        settings,
-        first=name.endswith("-0"),
-        epochs=int(epochs) if epochs else None,
-        endless=os.environ.get("PLESIO_ENDLESS") == "1",
-        seed=0,
-    )
+    run = Run(settings, first=name == "learner-0")
+    signal.signal(signal.SIGTERM, lambda signum, frame: run._asked_to_leave())
+    return run

@@ -19,9 +19,11 @@ from plesio.errors import PortInUse, TokenRefused, UserError, WireError
 from plesio.wire.frames import BEFORE_AUTH, Inbox, Limits, header
 
 PROTOCOL_VERSION = 1
+KINDS = ("control", "bulk", "beat")
 SLICE_BYTES = 1 << 20
 QUEUE_BYTES = 64 << 20
 AUTH_DEADLINE_S = 5.0
+MAX_SILENT = 256  # connections that have said nothing: far fewer than a process may open files
 CLOSE_S = 2.0
 
 Buffer = bytes | bytearray | memoryview
@@ -42,6 +44,18 @@ class GreetingVersion(msgspec.Struct, frozen=True):
     """What a greeting of every protocol version has."""
 
     v: int
+
+
+def read_greeting(body: bytes) -> Greeting:
+    """Raises WireError, with what to tell the peer."""
+    try:
+        version = msgspec.msgpack.decode(body, type=GreetingVersion).v
+        if version != PROTOCOL_VERSION:
+            reason = f"protocol version {version} is not {PROTOCOL_VERSION}"
+            raise WireError(f"{reason}; install the same plesio everywhere")
+        return msgspec.msgpack.decode(body, type=Greeting)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError("the first frame is not a greeting") from error
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -87,7 +101,8 @@ class Channel(asyncio.BufferedProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peer = str(transport.get_extra_info("peername"))
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0] if name else "somebody")  # without the port: the same peer is told the same
         transport.set_write_buffer_limits(high=0)  # so that at most one slice waits outside the kernel
         if self._aborted:
             transport.abort()
@@ -118,6 +133,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._drained.set()
+        if self._inbox.unfinished and not self._aborted and self._error is None:
+            self._error = WireError("the connection broke within a frame")
         if not self._closed.is_set():
             self._closed.set()
             self.on_close(self, self._error or exc)
@@ -187,6 +204,11 @@ class Channel(asyncio.BufferedProtocol):
         self.bytes_sent += len(data)
         self._transport.write(data)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What was given to us and waits here for the peer to read; the kernel's buffers hold more."""
+        return self._waiting_bytes + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     def accept_frames(self, limits: Limits) -> None:
         """From the next frame on, these limits hold."""
         self._inbox.limits = limits
@@ -210,7 +232,7 @@ class Channel(asyncio.BufferedProtocol):
 async def connect(
     host: str, port: int, token: str, role: str, kind: str, on_message: OnMessage, on_close: OnClose
 ) -> Channel:
-    """Connects and authenticates; kind is 'control' or 'bulk'. `on_close` is for channels that got through.
+    """Connects and authenticates; kind is one of KINDS. `on_close` is for channels that got through.
 
     Raises OSError; TokenRefused; WireError for another protocol version or a peer that is not plesio.
     """
@@ -220,7 +242,7 @@ async def connect(
     def first(channel: Channel, body: bytes, payload: memoryview | None) -> None:
         try:
             answer = msgspec.msgpack.decode(body, type=Answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise WireError("it does not answer as plesio does; check the address") from error
         if answer.ok:
             channel.on_message, channel.on_close = on_message, on_close
@@ -272,6 +294,7 @@ class Server:
         self.auth_deadline_s = auth_deadline_s
         self.strangers: dict[Channel, asyncio.TimerHandle] = {}  # oldest first
         self.channels: set[Channel] = set()
+        self.silent: dict[Channel, None] = {}  # those of them that have said nothing yet; oldest first
         self.listener: asyncio.Server | None = None
 
     @property
@@ -283,8 +306,9 @@ class Server:
 
     def accept(self) -> Channel:
         """A new connection, which must authenticate first."""
-        if len(self.strangers) >= self.max_connections:
-            self._drop(next(iter(self.strangers)), "the oldest of too many that wait to authenticate")
+        if len(self.strangers) + len(self.silent) >= self.max_connections:
+            oldest = next(iter(self.strangers or self.silent))
+            self._drop(oldest, "the oldest of too many connections that say nothing")
         channel = Channel(self._greeted, self._lost, BEFORE_AUTH)
         reason = f"did not authenticate within {self.auth_deadline_s:g} s"
         loop = asyncio.get_running_loop()
@@ -293,26 +317,22 @@ class Server:
 
     def _drop(self, channel: Channel, reason: str) -> None:
         self._known(channel)
+        self.silent.pop(channel, None)
         self.on_refused(channel.peer, reason)
         channel.abort()
 
     def _greeted(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
         try:
-            version = msgspec.msgpack.decode(body, type=GreetingVersion).v
-            if version != PROTOCOL_VERSION:
-                reason = f"protocol version {version} is not {PROTOCOL_VERSION}"
-                self._refuse(channel, f"{reason}; install the same plesio everywhere")
-                return
-            greeting = msgspec.msgpack.decode(body, type=Greeting)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            self._refuse(channel, "the first frame is not a greeting")
+            greeting = read_greeting(body)
+        except WireError as error:
+            self._refuse(channel, str(error))
             return
         if not hmac.compare_digest(greeting.token.encode(), self.token.encode()):
             reason = "the token does not match the coordinator's; pass the token that it was started with"
             self._refuse(channel, reason, wrong_token=True)
             return
-        if greeting.kind not in ("control", "bulk"):
-            self._refuse(channel, "a channel's kind is 'control' or 'bulk'")
+        if greeting.kind not in KINDS:
+            self._refuse(channel, f"a channel's kind is one of {KINDS}")
             return
         self._welcome(channel, greeting)
 
@@ -320,10 +340,16 @@ class Server:
         self._known(channel)
         channel.accept_frames(Limits())
         channel.role, channel.kind = greeting.role, greeting.kind
-        channel.on_message, channel.on_close = self.on_message, self._closed
+        channel.on_message, channel.on_close = self._first, self._closed
         self.channels.add(channel)
+        self.silent[channel] = None
         channel.send(msgspec.msgpack.encode(Answer(True)))
         self.on_channel(channel)
+
+    def _first(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
+        self.silent.pop(channel, None)
+        channel.on_message = self.on_message
+        self.on_message(channel, body, payload)
 
     def _refuse(self, channel: Channel, reason: str, wrong_token: bool = False) -> None:
         self._known(channel)
@@ -344,8 +370,9 @@ class Server:
 
     def _closed(self, channel: Channel, error: Exception | None) -> None:
         self.channels.discard(channel)
+        self.silent.pop(channel, None)
         if isinstance(error, WireError):
-            self.on_refused(channel.peer, str(error))
+            self.on_refused(f"{channel.role} {channel.peer}", str(error))
         self.on_close(channel, error)
 
     async def close(self) -> None:
@@ -375,7 +402,7 @@ async def serve(
     on_message: OnMessage,
     on_close: OnClose,
     on_refused: Callable[[str, str], None] = lambda peer, reason: None,
-    max_connections: int = 1024,
+    max_connections: int = MAX_SILENT,
     auth_deadline_s: float = AUTH_DEADLINE_S,
 ) -> Server:
     """Serves on a bound socket, or on (host, port); port 0 is any, see `Server.address`.

@@ -53,6 +53,11 @@ class Inbox:
         self._payload: memoryview | None = None
         self._filled = 0
 
+    @property
+    def unfinished(self) -> bool:
+        """Is a part of a frame here whose rest is not?"""
+        return self._payload is not None or self._end > self._start
+
     def space(self) -> memoryview:
         """Where the next bytes belong; never empty once `frames()` was exhausted."""
         if self._payload is not None:

@@ -14,6 +14,7 @@ from plesio.core import effects as e
 from plesio.core import stimuli as s
 from plesio.errors import WireError
 from plesio.records import Contribution, Version
+from plesio.wire.timings import NOTHING, Timings
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -35,6 +36,7 @@ class Metrics(Message, frozen=True):
     base: Version | None = None
     up_bytes: int = 0
     down_bytes: int = 0
+    timings: Timings = NOTHING
 
 
 class Listening(Message, frozen=True):
@@ -51,8 +53,34 @@ class SynchronizerAt(Message, frozen=True):
     port: int
 
 
+class Committed(Message, frozen=True):
+    """Coordinator to synchronizer: this snapshot is committed, so older ones may go. Lost without harm."""
+
+    snapshot: str
+
+
 class Watch(Message, frozen=True):
-    """Launcher to coordinator: send me a Status about twice a second."""
+    """Send me a Status about twice a second."""
+
+
+class Probe(Message, frozen=True):
+    """Viewer to coordinator: answer at once, with so many bytes (PROBE_BYTES at most). One at a time.
+
+    It may have a payload, of PROBE_BYTES at most, which is dropped: both sides are timed by who asks.
+    """
+
+    number: int
+    size_bytes: int = 0
+
+
+class Probed(Message, frozen=True):
+    """Coordinator to viewer, with as many bytes of payload as were asked for. unix_s: when it was answered."""
+
+    number: int
+    unix_s: float
+    plesio: str  # the version of the package
+    run: str
+    synchronizer: SynchronizerAt | None  # None: it has not said where it listens
 
 
 class LearnerStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -93,12 +121,14 @@ class Subscribe(Message, frozen=True):
     name: str
     generation: int
     base: Version | None
+    incarnation: str = ""  # proves who it is
 
 
 class Push(Message, frozen=True):
-    """Learner to synchronizer, with the packet as payload."""
+    """Learner to synchronizer, with the packet as payload. buffers: see runtime/buffers; empty: they are the base's."""
 
     contribution: Contribution
+    buffers: bytes = b""
 
 
 class StateUpload(Message, frozen=True):
@@ -114,7 +144,7 @@ class VersionMade(Message, frozen=True):
 
     kind: 'gradient' (packet of the mean gradient), 'delta' (packet of the change of the model that learners see),
     'state' (safetensors file), 'gap' (no payload: what you miss is gone, join anew).
-    merged: newest merged push per learner, (generation, seq).
+    merged: newest merged push per learner, (generation, seq). buffers: the new ones; empty: they are as they were.
     """
 
     version: Version
@@ -123,19 +153,24 @@ class VersionMade(Message, frozen=True):
     final: bool = False
     donor: str = ""
     evaluator: str = ""
+    buffers: bytes = b""
 
+
+PROBE_BYTES = 1 << 20  # a viewer must not be able to hurt the run
 
 LEARNER_MAY = (s.Join, s.Hold, s.Beat, s.AskUnits, s.Leave, s.LossMeasured, Metrics)
-SYNCHRONIZER_MAY = (s.SynchronizerUp, s.PushArrived, s.Merged, s.SnapshotWritten, Listening, Metrics)
-LAUNCHER_MAY = (s.ProcessEnded, s.Drain, Watch)
+SYNCHRONIZER_MAY = (s.SynchronizerUp, s.PushArrived, s.Merged, s.SnapshotWritten, s.Refused, Listening, Metrics)
+LAUNCHER_MAY = (s.ProcessEnded, s.Drain, s.AllEnded, Watch)
 MAY_SEND: dict[str, tuple[type, ...]] = {
     "learner": LEARNER_MAY,
     "synchronizer": SYNCHRONIZER_MAY,
     "launcher": LAUNCHER_MAY,
+    "joiner": (s.ProcessEnded, Watch),
+    "viewer": (Watch, Probe),
 }
 
-ToCoordinator = s.AnyStimulus | Metrics | Listening | Watch
-FromCoordinator = e.AnyEffect | SynchronizerAt | Status
+ToCoordinator = s.AnyStimulus | Metrics | Listening | Watch | Probe
+FromCoordinator = e.AnyEffect | SynchronizerAt | Committed | Status | Probed
 Bulk = Subscribe | Push | StateUpload | VersionMade
 
 _encoder = msgspec.msgpack.Encoder()
@@ -155,7 +190,7 @@ def decode(direction: str, body: bytes | memoryview) -> Any:
     """direction: 'to' (the coordinator), 'from' (it) or 'bulk'. Raises WireError on anything else."""
     try:
         return _decoders[direction].decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a message: {error}") from error
 
 

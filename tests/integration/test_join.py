@@ -1,0 +1,130 @@
+"""`plesio join`: another command's learners take part in a run under way, and leave with their work counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLESIO = [sys.executable, "-m", "plesio"]
+SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
+UNITS = 200 * 32
+
+
+def free_port() -> int:
+    """A port whose successor is free too."""
+    for _ in range(100):
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two free ports in a row")
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Run:
+    """A run that listens, with one learner of its own."""
+
+    def __init__(self, folder: Path, strategy: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.token = folder / "secret"
+        words = ["run", "--json", "--name", "r", "--learners", "1", "--epochs", "200", "--strategy", strategy]
+        words += ["--listen", f"127.0.0.1:{self.port}", "--token-file", str(self.token)]
+        words += ["--start-rounds", "5", "--every", "8", "--slow", "learner-0=4", str(SCRIPT)]
+        self.process = subprocess.Popen(
+            [*PLESIO, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        path = self.folder / "runs" / "r" / "events.jsonl"
+        rows = path.read_text().splitlines() if path.exists() else []
+        return [event for event in map(json.loads, rows) if event["type"] == kind]
+
+    def pushes_of(self, name: str) -> list[dict[str, Any]]:
+        found = [event["contribution"] for event in self.events("ContributionAccepted")]
+        return [push for push in found if push["contributor"] == name]
+
+    def join(self, name: str, *words: str, token: Path | None = None) -> subprocess.Popen[str]:
+        command = [*PLESIO, "join", f"127.0.0.1:{self.port}", "--token-file", str(token or self.token), "--name", name]
+        return subprocess.Popen(
+            [*command, *words, str(SCRIPT)], cwd=self.folder, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+
+    def end(self) -> dict[str, Any]:
+        out, err = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, err
+        summary: dict[str, Any] = json.loads(out)
+        return summary
+
+
+@pytest.fixture(params=["sync", "decoupled"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
+    run = Run(tmp_path, request.param)
+    yield run
+    if run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)
+        run.process.communicate(timeout=60)
+
+
+def test_a_joiner_takes_part_and_a_preempted_one_loses_nothing(run: Run) -> None:
+    wait_for(lambda: len(run.events("RoundClosed")) > 3, "the run starts")
+    stays, goes = run.join("stays"), run.join("goes", "--learners", "2")
+    wait_for(lambda: all(run.pushes_of(n) for n in ("stays", "goes-0", "goes-1")), "all of them push")
+    goes.send_signal(signal.SIGTERM)
+    _, said = goes.communicate(timeout=60)
+    assert goes.returncode == 0, said
+    ended = {event["name"]: event["reason"] for event in run.events("MemberEnded")}
+    assert ended["goes-0"] == ended["goes-1"] == "left", "they said goodbye"
+    log = (run.folder / "runs" / "joined-goes" / "logs" / "goes-0.log").read_text()
+    assert "joins anew" not in log and "Traceback" not in log
+
+    _, said = stays.communicate(timeout=120)
+    assert stays.returncode == 0, said
+    summary = run.end()
+    units = summary["units"]
+    assert units["applied"] == UNITS and units["lost"] == units["duplicated"] == units["partial"] == 0
+    tokens = {learner["id"]: learner["tokens"] for learner in summary["learners"]}
+    assert sum(tokens.values()) == summary["tokens"] == UNITS * 8 and min(tokens.values()) > 0
+    sent = sum(push["tokens"] for push in run.pushes_of("goes-0"))
+    assert tokens["goes-0"] == sent, "all that it sent is in the model"
+
+
+def test_who_may_not_join_is_told_why(run: Run) -> None:
+    wait_for(lambda: bool(run.events("MemberJoined")), "the run starts")
+    wrong = run.folder / "wrong"
+    wrong.write_text("0" * 32)
+    wrong.chmod(0o600)
+    stranger = run.join("stranger", token=wrong)
+    _, said = stranger.communicate(timeout=60)
+    assert stranger.returncode == 2 and "token" in said and "Traceback" not in said, said
+    wait_for(lambda: any("token" in e["reason"] for e in run.events("PeerRefused")), "it is journaled")
+    secret = run.token.read_text().strip()
+    for path in (run.folder / "runs").rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (entry / "cmdline").exists():
+            try:
+                assert secret.encode() not in (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+    assert os.path.exists(run.token)
