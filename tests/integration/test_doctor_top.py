@@ -195,7 +195,7 @@ def test_a_viewer_can_neither_change_nor_crowd_out_the_run(run: Run) -> None:
         await refused([(m.encode(m.Probe(1, m.PROBE_BYTES + 1)), b"")])
         await refused([(m.encode(m.Probe(1, -1)), b"")])
         await refused([(m.encode(m.Probe(1)), bytes(m.PROBE_BYTES + 1))])
-        await refused([(probe, b"")] * 64, times=3)
+        await refused([(probe, b"")] * 64, times=1)
         prober = Prober()
         await prober.open(run.target)
         exchange = await prober.ask(up_bytes=m.PROBE_BYTES, down_bytes=m.PROBE_BYTES)
@@ -206,7 +206,7 @@ def test_a_viewer_can_neither_change_nor_crowd_out_the_run(run: Run) -> None:
     asyncio.run(main())
     said = [event["reason"] for event in run.events("PeerRefused")]
     assert any("viewer may not send Drain" in reason for reason in said)
-    assert piled() == 3, said
+    assert piled() == 1 and any("bytes at most" in reason for reason in said), said
     before = len(run.events("RoundClosed"))
     wait_for(lambda: len(run.events("RoundClosed")) > before + 5, "the run goes on")
 

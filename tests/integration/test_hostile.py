@@ -31,7 +31,7 @@ from plesio.wire.frames import header
 
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
-EPOCHS = 900
+EPOCHS = 300
 UNITS = EPOCHS * 32
 GROWTH_BYTES = 64 << 20
 CODEC = codecs.parse("none")
@@ -131,7 +131,9 @@ class Mallory:
         self.got: list[Any] = []
 
     @contextlib.asynccontextmanager
-    async def connected(self, to: str = "coordinator", role: str = "learner", **how: Any) -> AsyncIterator[wire.Channel]:
+    async def connected(
+        self, to: str = "coordinator", role: str = "learner", **how: Any
+    ) -> AsyncIterator[wire.Channel]:
         port = self.run.port + (to == "synchronizer")
         kind = how.pop("kind", "bulk" if to == "synchronizer" else "control")
         token = how.pop("token", self.run.token)
@@ -381,7 +383,7 @@ def test_garbage_on_the_ports_is_refused_by_name_and_changes_nothing(run: Run) -
     log = (run.folder / "runs" / "r" / "logs" / "learner-0.log").read_text()
     assert "joins anew" not in log and "Traceback" not in log
     assert len(run.refusals()) < 200, "what came again was counted"
-    assert sum(event.get("count", 1) for event in run.events("PeerRefused")) > 1000
+    assert sum(event.get("count", 1) for event in run.events("PeerRefused")) > 500
     assert len(run.events("CoordinatorStarted")) == 1 and len(run.events("SynchronizerSeen")) == 1
     from safetensors.torch import load_file
 

@@ -268,8 +268,10 @@ class Coordinator:
 
     def _answer_probe(self, channel: wire.Channel, probe: m.Probe) -> None:
         """What a viewer may ask of us is bounded: one probe at a time, so that its answers never pile up here."""
-        if not 0 <= probe.size_bytes <= m.PROBE_BYTES or channel.unsent_bytes:
-            self._on_refused(f"{channel.role} {channel.peer}", f"one probe at a time, of {m.PROBE_BYTES} bytes at most")
+        sized = 0 <= probe.size_bytes <= m.PROBE_BYTES
+        if not sized or channel.unsent_bytes:
+            reason = "one probe at a time" if sized else f"a probe is of {m.PROBE_BYTES} bytes at most"
+            self._on_refused(f"{channel.role} {channel.peer}", reason)
             channel.abort()
             return
         answer = m.Probed(probe.number, time.time(), VERSION, self.spec.run, self.synchronizer_at)

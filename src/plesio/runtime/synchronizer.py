@@ -233,6 +233,8 @@ class Synchronizer:
 
     def _queue_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
         """Not taken, but no reason to hang up either: it was asked for at another time, perhaps."""
+        if upload.version < Version(self.lineage, 0):
+            return  # of before a roll-back, and sent again on a new connection
         here_already = self.snapshot is not None and self.version is not None and upload.version <= self.snapshot.version
         if upload.name in self.uploading or (self.asked.get(upload.name) != upload.generation and not here_already):
             self._tell(s.Refused(upload.name, "sends a state that it was not asked for"))
