@@ -72,6 +72,12 @@ class Seats:
             raise WireError(f"it is not the learner {name!r} of generation {generation}")
         self.taken[channel] = (name, generation)
 
+    def seat(self, channel: Channel) -> tuple[str, int]:
+        """(name, generation). Raises WireError for a connection that has not said who it is."""
+        if channel not in self.taken:
+            raise WireError("it has not subscribed")
+        return self.taken[channel]
+
     def check(self, channel: Channel, name: str, generation: int) -> None:
         """Raises WireError unless this connection is that learner's."""
         if self.taken.get(channel) != (name, generation):
