@@ -188,7 +188,9 @@ def test_batch_norm_is_one_model_on_all_learners_and_on_disk(strategy: str, tmp_
         mine = load_file(folder / f"{name}.safetensors")
         assert mine.keys() == model.keys()
         for key in model.keys() - {"1.num_batches_tracked"}:
-            room = {"atol": 0.0, "rtol": 0.0} if strategy == "sync" else {"atol": 5e-3, "rtol": 0.0}  # the downlink's int8
+            room = (
+                {"atol": 0.0, "rtol": 0.0} if strategy == "sync" else {"atol": 5e-3, "rtol": 0.0}
+            )  # the downlink's int8
             torch.testing.assert_close(mine[key], model[key], msg=f"{name}: {key}", **room)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from plesio.runtime.outerstate import digest
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import header
+from plesio.wire.parts import Have, Outgoing, Part
 
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
@@ -191,11 +193,17 @@ class Mallory:
         """As the learner that it is."""
         async with self.connected("synchronizer") as channel:
             channel.send(m.encode(m.Subscribe(self.name, self.generation, None, "mine")))
-            channel.send(m.encode(push), data)
+            send_whole(channel, push, data)
             if hang_up:
                 await asyncio.wait_for(channel.wait_closed(), 10)
             else:
                 await self.refused(f"push {push.contribution.seq} ")
+
+
+def send_whole(channel: wire.Channel, message: msgspec.Struct, data: bytes) -> None:
+    """In parts, as every large message comes."""
+    for part, piece in Outgoing(secrets.token_hex(4), m.encode(message), data).parts(Have()):
+        channel.send(m.encode(part), piece)
 
 
 async def raw(port: int, data: bytes) -> None:
@@ -271,7 +279,7 @@ async def names(it: Mallory) -> None:
     await it.join()
     async with it.connected("synchronizer") as channel:
         channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
-        channel.send(m.encode(m.Push(stolen)), it.push()[1])
+        send_whole(channel, m.Push(stolen), it.push()[1])
         await asyncio.wait_for(channel.wait_closed(), 10)
     await it.refused("mallory: it speaks for 'learner-0'")
     other = s.Join("mallory-2", "m2", "not this model", 3)
@@ -303,8 +311,8 @@ async def pushes(it: Mallory) -> None:
     push, data = it.push()
     async with it.connected("synchronizer") as channel:
         channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
-        channel.send(m.encode(push), data)
-        channel.send(m.encode(push), data)
+        send_whole(channel, push, data)
+        send_whole(channel, push, data)
         await it.refused("mallory: push", "came again")
     async with it.connected("synchronizer") as channel:
         channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
@@ -312,6 +320,13 @@ async def pushes(it: Mallory) -> None:
         channel._write(header(len(body), 1 << 20) + body + bytes(1 << 19))
         await asyncio.sleep(0.2)
     await it.refused("the connection broke within a frame")
+    for part in (Part("1", 7, 20), Part("1", 0, 1 << 50), Part("1", 0, 5), Part("1", 0, -1)):
+        async with it.connected("synchronizer") as channel:
+            channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
+            channel.send(m.encode(part), b"x" * 10)
+            await asyncio.wait_for(channel.wait_closed(), 10)
+    for words in ("does not follow", "over the limit", "longer than its message"):
+        await it.refused("mallory: a", words)
     async with it.connected("synchronizer") as channel:
         channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
         channel._write(header(1, 8 << 30))
@@ -319,7 +334,7 @@ async def pushes(it: Mallory) -> None:
     await it.refused(f"a frame of 1 + {8 << 30}")
     async with it.connected("synchronizer") as channel:
         channel.send(m.encode(m.Subscribe(it.name, it.generation, None, "mine")))
-        channel.send(m.encode(m.StateUpload(it.name, it.generation, it.newest)), b"x" * 1000)
+        send_whole(channel, m.StateUpload(it.name, it.generation, it.newest), b"x" * 1000)
         await it.refused("mallory: sends a state that it was not asked for")
 
 

@@ -16,7 +16,7 @@ from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import ledger, recovery, rounds
 from plesio.core import stimuli as s
-from plesio.core.membership import Pulse
+from plesio.core.membership import Pulse, process_of
 from plesio.core.turn import State, Turn, Volatile
 from plesio.records import Dataset, Version
 
@@ -201,7 +201,7 @@ def _leave(turn: Turn, stimulus: s.Leave) -> None:
 
 def _process_ended(turn: Turn, stimulus: s.ProcessEnded) -> None:
     member = turn.durable.members.get(stimulus.name)
-    if member is not None and member.live and member.incarnation == stimulus.incarnation:
+    if member is not None and member.live and process_of(member.incarnation) == process_of(stimulus.incarnation):
         recovery.end_member(turn, member, stimulus.reason)
 
 

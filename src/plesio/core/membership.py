@@ -38,3 +38,8 @@ class Pulse(msgspec.Struct):
     def silent(self, now_s: float) -> bool:
         """So long that its leases may be given to one who waits for work?"""
         return now_s - self.last_s >= SILENCE_FACTOR * self.deadline_s()
+
+
+def process_of(incarnation: str) -> str:
+    """Which process: it joins as x, and anew as x.1, x.2."""
+    return incarnation.partition(".")[0]

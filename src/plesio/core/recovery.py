@@ -60,9 +60,7 @@ def resend_to_synchronizer(turn: Turn) -> None:
         return
     live = [m for m in durable.members.values() if m.live]
     may_push, incarnations = tuple((m.name, m.generation) for m in live), tuple(m.incarnation for m in live)
-    turn.order(
-        e.LoadState(durable.spec, durable.lineage, durable.committed, durable.snapshot, may_push, incarnations)
-    )
+    turn.order(e.LoadState(durable.spec, durable.lineage, durable.committed, durable.snapshot, may_push, incarnations))
     if durable.closing is not None:
         turn.order(close_order(durable.closing))
 

@@ -110,7 +110,8 @@ _WORDS: dict[str, Callable[[Event], str]] = {
     "RolledBack": _rolled_back,
     "SynchronizerSeen": lambda e: "a synchronizer is up",
     "Evaluated": _evaluated,
-    "PeerRefused": lambda e: f"{e['who']} was refused: {e['reason']}"
-    + (f" ({e['count']} times more)" if e.get("count", 1) > 1 else ""),
+    "PeerRefused": lambda e: (
+        f"{e['who']} was refused: {e['reason']}" + (f" ({e['count']} times more)" if e.get("count", 1) > 1 else "")
+    ),
     "RunFinished": lambda e: f"finished at {_version(e['version'])}: {e['reason']}",
 }

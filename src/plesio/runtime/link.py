@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,13 @@ import msgspec
 from plesio.core import stimuli as s
 from plesio.errors import PlesioError, WireError
 from plesio.records import Contribution, Version
+from plesio.runtime.bulk import Bulk
 from plesio.runtime.heart import Heart
 from plesio.runtime.peer import keep_connected
 from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
-from plesio.wire.timings import Kind
+from plesio.wire.parts import Have
 
 METRICS_S = 1.0
 
@@ -60,13 +60,10 @@ class Link:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="plesio-link", daemon=True)
         self._control: wire.Channel | None = None
-        self._bulk: wire.Channel | None = None
+        self._bulk = Bulk(on_event, self._subscription, self.sends)
         self._bulk_task: asyncio.Task[None] | None = None
         self._synchronizer: tuple[str, int] | None = None
-        self._pushes: dict[int, tuple[m.Push, bytes]] = {}
-        self._upload: tuple[m.StateUpload, bytes] | None = None
         self._farewell: s.Leave | None = None
-        self._sends: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     def start(self) -> None:
@@ -101,10 +98,7 @@ class Link:
 
         def replace() -> None:
             self.identity = identity
-            self._pushes.clear()
-            self._upload = None
-            if self._bulk is not None:
-                self._bulk.abort()
+            self._bulk.forget()
             self._greet()
 
         self.asked = None
@@ -116,24 +110,23 @@ class Link:
 
     def push(self, contribution: Contribution, data: bytes, buffers: bytes) -> None:
         """Sends a push; sent again on every new bulk connection until settled."""
-
-        def send() -> None:
-            message = m.Push(contribution, buffers)
-            self._pushes[contribution.seq] = (message, data)
-            self._send_bulk(message, data)
-
-        self._loop.call_soon_threadsafe(send)
+        message = m.Push(contribution, buffers)
+        self._loop.call_soon_threadsafe(
+            self._bulk.put, m.push_id(contribution.generation, contribution.seq), message, data
+        )
 
     def settle(self, seqs: list[int]) -> None:
         """These pushes need not be sent any more."""
-        self._loop.call_soon_threadsafe(lambda: [self._pushes.pop(q, None) for q in seqs])
+        generation = self.identity.generation
+        self._loop.call_soon_threadsafe(self._bulk.settle, [m.push_id(generation, seq) for seq in seqs])
 
     def upload(self, version: Version, data: bytes) -> None:
-        """Sends this learner's state."""
+        """Sends this learner's state; an older one need not be sent any more."""
 
         def send() -> None:
-            self._upload = (m.StateUpload(self.identity.name, self.identity.generation, version), data)
-            self._send_bulk(*self._upload)
+            self._bulk.settle([id for id in self._bulk.wanted if m.is_upload(id)])
+            message = m.StateUpload(self.identity.name, self.identity.generation, version)
+            self._bulk.put(m.upload_id(message.generation, version), message, data)
 
         self._loop.call_soon_threadsafe(send)
 
@@ -146,7 +139,7 @@ class Link:
 
     def bytes_moved(self) -> tuple[int, int]:
         """(sent, received) on the bulk channel that is open now."""
-        bulk = self._bulk
+        bulk = self._bulk.channel
         return (bulk.bytes_sent, bulk.bytes_received) if bulk is not None else (0, 0)
 
     def _run(self) -> None:
@@ -161,7 +154,7 @@ class Link:
         control = keep_connected(
             host, port, self.token, "learner", self._on_connected, self._on_control, on_lost=self._on_lost
         )
-        tasks = [asyncio.create_task(t) for t in (control, self._measure())]
+        tasks = [asyncio.create_task(t) for t in (control, self._measure(), self._bulk.pump())]
         stop = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
         self._tell_metrics()
@@ -210,42 +203,13 @@ class Link:
         host, port = self._synchronizer
         self._bulk_task = self._loop.create_task(
             keep_connected(
-                host, port, self.token, "learner", self._on_bulk_connected, self._on_bulk, "bulk", self._on_bulk_lost
+                host, port, self.token, "learner", self._bulk.connected, self._bulk.on_frame, "bulk", self._bulk.lost
             )
         )
 
-    def _on_bulk_connected(self, channel: wire.Channel) -> None:
-        self._bulk = channel
+    def _subscription(self, have: Have) -> m.Subscribe:
         me = self.identity
-        self._send_bulk(m.Subscribe(me.name, me.generation, me.base, me.incarnation), b"")
-        if self._upload is not None:
-            self._send_bulk(*self._upload)
-        for seq in sorted(self._pushes):
-            self._send_bulk(*self._pushes[seq])
-
-    def _on_bulk_lost(self) -> None:
-        self._bulk = None
-
-    def _send_bulk(self, message: msgspec.Struct, data: bytes) -> None:
-        channel = self._bulk
-        if channel is None:
-            return
-
-        async def send() -> None:
-            began_s = time.monotonic()
-            with contextlib.suppress(WireError, OSError):
-                await channel.send_bulk(m.encode(message), data)
-            if data:
-                seq = message.contribution.seq if isinstance(message, m.Push) else 0
-                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, seq)
-
-        task = self._loop.create_task(send())
-        self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
-
-    def _on_bulk(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
-        if channel is self._bulk:
-            self.on_event(m.decode("bulk", body), payload)
+        return m.Subscribe(me.name, me.generation, me.base, me.incarnation, have)
 
     async def _measure(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from plesio.core import stimuli as s
+from plesio.core.membership import process_of
 from plesio.core.state import Member
 from plesio.errors import WireError
 from plesio.wire.channel import Channel
@@ -29,7 +30,12 @@ class Bound:
         if known not in (None, name):
             raise WireError(f"speaks under another name than its own: {name!r}")
         if isinstance(message, s.Join):
-            if taken and member is not None and member.live and _process(message) != _process(member):
+            if (
+                taken
+                and member is not None
+                and member.live
+                and process_of(message.incarnation) != process_of(member.incarnation)
+            ):
                 raise WireError(f"the name {name!r} is taken by a learner that is alive; choose another --name")
         elif member is None or message.generation > member.generation:
             raise WireError(f"{name!r} has no generation {message.generation}")
@@ -72,6 +78,12 @@ class Seats:
             raise WireError(f"it is not the learner {name!r} of generation {generation}")
         self.taken[channel] = (name, generation)
 
+    def seat(self, channel: Channel) -> tuple[str, int]:
+        """(name, generation). Raises WireError for a connection that has not said who it is."""
+        if channel not in self.taken:
+            raise WireError("it has not subscribed")
+        return self.taken[channel]
+
     def check(self, channel: Channel, name: str, generation: int) -> None:
         """Raises WireError unless this connection is that learner's."""
         if self.taken.get(channel) != (name, generation):
@@ -80,8 +92,3 @@ class Seats:
     def gone(self, channel: Channel) -> None:
         """The connection ended."""
         self.taken.pop(channel, None)
-
-
-def _process(of: s.Join | Member) -> str:
-    """A learner that joins anew counts its incarnations: 'x', 'x.1', 'x.2'."""
-    return of.incarnation.split(".")[0]

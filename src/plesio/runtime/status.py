@@ -56,6 +56,7 @@ class StatusBoard:
             committed=durable.committed,
             strategy=chosen.name,
             tokens=durable.tokens,
+            merged_tokens=durable.tokens_merged,
             target=durable.spec.until_tokens,
             units=(durable.book.done, total),
             effective=self.effective,

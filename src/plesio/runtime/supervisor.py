@@ -150,7 +150,7 @@ class Supervisor(Crew):
         """The faults that were asked for."""
         began_s = time.monotonic()
         for fault in sorted(self.plan.faults, key=lambda f: (f.at_tokens or 0, f.at_s or 0.0)):
-            while not fault.due(time.monotonic() - began_s, self.status.tokens if self.status else 0):
+            while not fault.due(time.monotonic() - began_s, self.status.merged_tokens if self.status else 0):
                 await asyncio.sleep(0.05)
             if self.finished.is_set():
                 return

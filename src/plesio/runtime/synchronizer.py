@@ -32,10 +32,12 @@ from plesio.runtime import snapshots
 from plesio.runtime.outerstate import OuterState, digest, snapshot_name
 from plesio.runtime.peer import keep_connected
 from plesio.runtime.seats import Seats
+from plesio.runtime.subscriber import Subscriber
 from plesio.runtime.tracks import Track, report
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import Limits
+from plesio.wire.parts import PART_BYTES, Assembler, Part
 from plesio.wire.timings import Kind
 
 HISTORY = 8  # gradient versions kept for learners that reconnect
@@ -45,34 +47,6 @@ BODY_BYTES = 16 << 20
 STATE_FACTOR, STATE_BYTES = 8, 64 << 20  # no push or state is larger than so many models, and so many bytes
 
 PushId = tuple[str, int, int]
-
-
-class Subscriber:
-    """A learner's bulk channel and what waits to be sent to it. Owned by the event loop."""
-
-    def __init__(self, channel: wire.Channel, name: str, sends: Track) -> None:
-        self.channel = channel
-        self.name = name
-        self.sends = sends
-        self.queue: deque[tuple[m.VersionMade, bytes]] = deque()
-        self.wake = asyncio.Event()
-        self.waits_for_state = True
-
-    def offer(self, made: m.VersionMade, payload: bytes) -> None:
-        """Queues a version."""
-        self.queue.append((made, payload))
-        self.wake.set()
-
-    async def pump(self) -> None:
-        """Sends what is queued, in order, until the channel ends."""
-        while True:
-            await self.wake.wait()
-            self.wake.clear()
-            while self.queue:
-                made, payload = self.queue.popleft()
-                began_s = time.monotonic()
-                await self.channel.send_bulk(m.encode(made), payload)
-                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, made.version.number)
 
 
 class Synchronizer:
@@ -91,11 +65,13 @@ class Synchronizer:
         self.held: dict[PushId, tuple[Contribution, Packet, bytes]] = {}  # and its buffers
         self.merged: dict[str, tuple[int, int]] = {}
         self.seats = Seats()
+        self.inboxes: dict[str, tuple[int, Assembler]] = {}  # by learner, with its generation
         self.asked: dict[str, int] = {}  # who may upload its state: generation
         self.uploading: set[str] = set()
         self.history: deque[tuple[m.VersionMade, bytes]] = deque(maxlen=HISTORY)
         self.subscribers: dict[str, Subscriber] = {}
         self.pumps: dict[str, asyncio.Task[None]] = {}
+        self.last_state: tuple[m.VersionMade, bytes] | None = None  # that was sent to a joiner
         self.snapshot: s.SnapshotWritten | None = None
         self.orders: asyncio.Queue[Any] = asyncio.Queue()
         self.tensors = ThreadPoolExecutor(1, "tensors")
@@ -216,6 +192,13 @@ class Synchronizer:
     def _on_bulk(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
         try:
             message = m.decode("bulk", body)
+            if isinstance(message, Part):
+                whole = self._inbox(channel).add(message, payload)
+                if whole is None:
+                    return
+                message, payload = m.decode("bulk", whole[0]), whole[1]
+            elif not isinstance(message, m.Subscribe):
+                raise WireError(f"{type(message).__name__} comes in parts")
             if isinstance(message, m.Subscribe):
                 self._subscribe(channel, message)
             elif isinstance(message, m.Push) and payload is not None:
@@ -231,11 +214,20 @@ class Synchronizer:
             self._tell(s.Refused(name, str(error)))
             channel.abort()
 
+    def _inbox(self, channel: wire.Channel) -> Assembler:
+        """What has come of this learner's unfinished message; it outlives the connection, not the generation."""
+        name, generation = self.seats.seat(channel)
+        if self.inboxes.get(name, (0,))[0] != generation:
+            self.inboxes[name] = (generation, Assembler(self._largest_payload()))
+        return self.inboxes[name][1]
+
     def _queue_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
         """Not taken, but no reason to hang up either: it was asked for at another time, perhaps."""
         if upload.version < Version(self.lineage, 0):
             return  # of before a roll-back, and sent again on a new connection
-        here_already = self.snapshot is not None and self.version is not None and upload.version <= self.snapshot.version
+        here_already = (
+            self.snapshot is not None and self.version is not None and upload.version <= self.snapshot.version
+        )
         if upload.name in self.uploading or (self.asked.get(upload.name) != upload.generation and not here_already):
             self._tell(s.Refused(upload.name, "sends a state that it was not asked for"))
             return
@@ -269,29 +261,50 @@ class Synchronizer:
             channel.abort()  # it has no generation yet, or we know of none: it connects again
             return
         self.seats.sit(channel, message.name, message.generation, message.incarnation)
-        channel.accept_frames(Limits(BODY_BYTES, self._largest_payload()))
+        channel.accept_frames(Limits(BODY_BYTES, PART_BYTES))
         old = self.pumps.pop(message.name, None)
         if old is not None:
             old.cancel()
             self.subscribers[message.name].channel.abort()
-        subscriber = self.subscribers[message.name] = Subscriber(channel, message.name, self.sends)
+        subscriber = self.subscribers[message.name] = Subscriber(channel, self.incarnation, message.have, self.sends)
         self.pumps[message.name] = asyncio.create_task(self._pump(subscriber))
+        inbox = self._inbox(channel)
+        inbox.limit_bytes = self._largest_payload()
+        channel.send(m.encode(m.Subscribed(inbox.have, self._known(message))))
         base = message.base
-        if (
-            base is not None
-            and self.version is not None
-            and base.lineage == self.lineage
-            and self._gradients_next(base)
-        ):
-            missed = [h for h in self.history if h[0].version.number > base.number]
-            if len(missed) == self.version.number - base.number:
+        if base is not None and self.version is not None and base.lineage == self.lineage:
+            missed = self._since(base)
+            if missed is not None:
                 subscriber.waits_for_state = False
                 for made, payload in missed:
                     subscriber.offer(made, payload)
-            else:
+                return
+            if self._gradients_next(base):
                 subscriber.offer(m.VersionMade(self.version, "gap", self.merged), b"")
-            return
+                return
         self.orders.put_nowait("send state")  # behind the merge that may be under way
+
+    def _since(self, base: Version) -> list[tuple[m.VersionMade, bytes]] | None:
+        """The versions after this one; None when not all of them are here, or the whole state is smaller."""
+        assert self.version is not None and self.outer is not None
+        missed = [h for h in self.history if h[0].version.number > base.number]
+        if len(missed) != self.version.number - base.number:
+            return None
+        layout = self.outer.layout
+        state_bytes = layout.numel * layout.dtype.itemsize if layout is not None else 0
+        large = sum(len(payload) for _, payload in missed) > 2 * state_bytes and not self._gradients_next(base)
+        return None if large else missed
+
+    def _known(self, learner: m.Subscribe) -> tuple[str, ...]:
+        """Ids of this learner's messages that it need not send."""
+        generation, merged = self.merged.get(learner.name, (0, 0))
+        seqs = {k[2] for k in self.held if k[:2] == (learner.name, learner.generation)}
+        if generation == learner.generation:
+            seqs |= set(range(max(1, merged - 2 * MAX_HELD_PER_LEARNER), merged + 1))
+        ids = [m.push_id(learner.generation, seq) for seq in sorted(seqs)]
+        if self.snapshot is not None:
+            ids.append(m.upload_id(learner.generation, self.snapshot.version))
+        return tuple(ids)
 
     def _largest_payload(self) -> int:
         """Once the model is known, nothing that a learner has to say is many times its size."""
@@ -313,10 +326,20 @@ class Synchronizer:
         waiting = [x for x in self.subscribers.values() if x.waits_for_state]
         if not waiting or self.version is None or self.state_of != self.version or self.outer is None:
             return
-        payload = await self._in_thread(self.outer.dense)
+        before = self.last_state
+        self.last_state = (
+            m.VersionMade(self.version, "state", dict(self.merged)),
+            await self._in_thread(self.outer.dense),
+        )
         for subscriber in waiting:
             subscriber.waits_for_state = False
-            subscriber.offer(m.VersionMade(self.version, "state", dict(self.merged)), payload)
+            began, since = before, None
+            if began is not None and subscriber.have.id == subscriber.id(began[0]):
+                since = self._since(began[0].version) if began[0].version.lineage == self.lineage else None
+            if began is None or since is None:
+                began, since = self.last_state, []
+            for made, payload in (began, *since):  # the state whose sending broke off goes on, and then the changes
+                subscriber.offer(made, payload)
 
     async def _close_round(self, order: e.CloseRound) -> None:
         if self.outer is None or self.spec is None or order.version.lineage != self.lineage:

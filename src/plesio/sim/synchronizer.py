@@ -128,15 +128,17 @@ class SimSynchronizer(Process):
         self.subscribers[message.name] = connection
         self.waiting.add(message.name)
         base = message.base
-        if base is not None and self.version is not None and base.lineage == self.lineage and self._gradient(base):
+        if base is not None and self.version is not None and base.lineage == self.lineage:
             missed = [h for h in self.history if h[0].version.number > base.number]
-            self.waiting.discard(message.name)
             if len(missed) == self.version.number - base.number:
+                self.waiting.discard(message.name)
                 for made, steps in missed:
                     connection.send(self, made, steps)
-            else:
+                return
+            if self._gradient(base):
+                self.waiting.discard(message.name)
                 connection.send(self, m.VersionMade(self.version, "gap", dict(self.merged)))
-            return
+                return
         self._serve_waiting()
 
     def _gradient(self, base: Version) -> bool:

@@ -13,7 +13,7 @@ _PATTERN = re.compile(r"^(kill|stop) ([a-z]+(?:-\d+)?) at (\d+)(s| tokens)(?: fo
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """SIGKILL or SIGSTOP to a process of a run, at a time since its start or at a number of committed tokens."""
+    """SIGKILL or SIGSTOP to a process of a run, at a time since its start or at a number of merged tokens."""
 
     target: str  # 'learner-1', 'synchronizer', 'coordinator', 'all'
     signum: int

@@ -14,6 +14,7 @@ from plesio.core import effects as e
 from plesio.core import stimuli as s
 from plesio.errors import WireError
 from plesio.records import Contribution, Version
+from plesio.wire.parts import Have, Part
 from plesio.wire.timings import NOTHING, Timings
 
 
@@ -104,7 +105,8 @@ class Status(Message, frozen=True):
     version: Version | None
     committed: Version | None
     strategy: str
-    tokens: int
+    tokens: int  # committed
+    merged_tokens: int  # and those of versions that are not committed yet
     target: int | None
     units: tuple[int, int]  # applied, in all (0: without end)
     effective: int
@@ -122,6 +124,14 @@ class Subscribe(Message, frozen=True):
     generation: int
     base: Version | None
     incarnation: str = ""  # proves who it is
+    have: Have = Have()  # of the message that was coming when the last connection broke
+
+
+class Subscribed(Message, frozen=True):
+    """Synchronizer to learner: go on sending. have: of the message that was coming; known: ids that are all here."""
+
+    have: Have
+    known: tuple[str, ...]
 
 
 class Push(Message, frozen=True):
@@ -158,6 +168,22 @@ class VersionMade(Message, frozen=True):
 
 PROBE_BYTES = 1 << 20  # a viewer must not be able to hurt the run
 
+
+def push_id(generation: int, seq: int) -> str:
+    """Names the bytes of a learner's push."""
+    return f"{generation}.{seq}"
+
+
+def upload_id(generation: int, version: Version) -> str:
+    """Names the bytes of a learner's state."""
+    return f"{generation}.state.{version.lineage}.{version.number}"
+
+
+def is_upload(id: str) -> bool:
+    """Is it one of `upload_id`?"""
+    return ".state." in id
+
+
 LEARNER_MAY = (s.Join, s.Hold, s.Beat, s.AskUnits, s.Leave, s.LossMeasured, Metrics)
 SYNCHRONIZER_MAY = (s.SynchronizerUp, s.PushArrived, s.Merged, s.SnapshotWritten, s.Refused, Listening, Metrics)
 LAUNCHER_MAY = (s.ProcessEnded, s.Drain, s.AllEnded, Watch)
@@ -171,7 +197,7 @@ MAY_SEND: dict[str, tuple[type, ...]] = {
 
 ToCoordinator = s.AnyStimulus | Metrics | Listening | Watch | Probe
 FromCoordinator = e.AnyEffect | SynchronizerAt | Committed | Status | Probed
-Bulk = Subscribe | Push | StateUpload | VersionMade
+Bulk = Subscribe | Subscribed | Part | Push | StateUpload | VersionMade
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {

@@ -1,0 +1,51 @@
+"""The synchronizer's side of one learner's bulk connection: versions out, in order, from where the last one broke."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from plesio.runtime.tracks import Track
+from plesio.wire import channel as wire
+from plesio.wire import messages as m
+from plesio.wire.parts import Have, Outgoing
+from plesio.wire.timings import Kind
+
+
+class Subscriber:
+    """Owns what waits to be sent on this connection. Used on the synchronizer's event loop only.
+
+    source: names the process whose bytes these are; have: what the learner has of the message that was coming.
+    """
+
+    def __init__(self, channel: wire.Channel, source: str, have: Have, sends: Track) -> None:
+        self.channel = channel
+        self.source = source
+        self.have = have
+        self.sends = sends
+        self.queue: deque[tuple[int, Outgoing]] = deque()
+        self.wake = asyncio.Event()
+        self.waits_for_state = True
+
+    def offer(self, made: m.VersionMade, payload: bytes) -> None:
+        """Queues a version."""
+        self.queue.append((made.version.number, Outgoing(self.id(made), m.encode(made), payload)))
+        self.wake.set()
+
+    def id(self, made: m.VersionMade) -> str:
+        """Names the bytes of this message."""
+        return f"{self.source}.{made.kind}.{made.version.lineage}.{made.version.number}"
+
+    async def pump(self) -> None:
+        """Sends what is queued, in order, until the channel ends."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            while self.queue:
+                number, outgoing = self.queue.popleft()
+                began_s = time.monotonic()
+                for part, piece in outgoing.parts(self.have):
+                    await self.channel.send_bulk(m.encode(part), piece)
+                self.have = Have()
+                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, number)
