@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from plesio.errors import TokenRefused, WireError
@@ -38,7 +39,8 @@ async def keep_connected(
             continue
         pause_s = FIRST_PAUSE_S
         try:
-            on_connected(channel)
+            with contextlib.suppress(WireError):  # it is closed again already
+                on_connected(channel)
             await closed.wait()
         finally:
             channel.close()
