@@ -32,6 +32,7 @@ def handle(state: State, now_s: float, stimulus: s.Stimulus) -> tuple[list[f.Fac
         _HANDLERS[type(stimulus)](turn, stimulus)
         turn.tell_refusals()
         if turn.durable.spec is not None and not turn.durable.finished:
+            _serve_waiting(turn)  # first: who gets units is expected to contribute
             rounds.progress(turn)
             _serve_waiting(turn)
     return turn.facts, turn.effects

@@ -16,8 +16,12 @@ MAX_SPANS = 1 << 14  # of units, that a push may name
 
 
 def next_units(state: Durable, count: int) -> tuple[Span, ...]:
-    """Up to `count` units that nobody holds: those that came back first, then new ones."""
+    """Up to `count` units that nobody holds: those that came back first, then new ones.
+
+    Towards the end of the data nobody gets more than half of its share, so that all end together.
+    """
     assert state.dataset is not None
+    count = min(count, _half_share(state) or count)
     chosen = [t.id for t in state.book.in_state(TaskState.READY)[:count]]
     epoch, index = state.data_epoch, state.cursor
     while len(chosen) < count and not _past_end(state, epoch):
@@ -26,6 +30,16 @@ def next_units(state: Durable, count: int) -> tuple[Span, ...]:
         if index == state.dataset.units:
             epoch, index = epoch + 1, 0
     return spans(chosen)
+
+
+def _half_share(state: Durable) -> int:
+    """Half of what each learner would get of the rest of the data; 0: there is no end of it."""
+    assert state.dataset is not None
+    if not state.dataset.epochs:
+        return 0
+    new = (state.dataset.epochs - state.data_epoch) * state.dataset.units - state.cursor
+    left = max(0, new) + len(state.book.in_state(TaskState.READY))
+    return max(1, -(-left // (2 * max(1, sum(m.live for m in state.members.values())))))
 
 
 def _past_end(state: Durable, epoch: int) -> bool:

@@ -80,6 +80,7 @@ class Coordinator:
         self.state.durable, batches = await self.journal.load()
         self._open_logs(batches)
         effects = core.recover(self.state, self.clock.now_s())
+        await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec)])
         server = await wire.serve(
             listener,
             token=self.token,
@@ -88,7 +89,6 @@ class Coordinator:
             on_close=self._on_close,
             on_refused=self._on_refused,
         )
-        await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec)])
         self._carry_out(effects)
         tasks = [asyncio.create_task(self._consume()), asyncio.create_task(self._tick())]
         stop = asyncio.create_task(self.stopping.wait())

@@ -36,8 +36,7 @@ from plesio.strategies.base import Strategy
 from plesio.wire import messages as m
 from plesio.wire.timings import Kind
 
-ASK = 8  # units asked for at once
-LOW = 4  # ask again when fewer are left
+LEAST_AHEAD = 8  # units asked for at once, when they are long enough
 LEAVE_S = 20.0  # at most, for saying goodbye
 
 UnitId = tuple[int, int]
@@ -134,15 +133,19 @@ class LearnerEngine:
 
     # -- the training loop's side
 
-    def next_unit(self, dataset: Dataset) -> UnitId | None:
-        """The next unit, or None when the run is over. Waits, applying versions, while none is free."""
+    def next_unit(self, dataset: Dataset, steps: int) -> UnitId | None:
+        """The next unit, or None when the run is over. Waits, applying versions, while none is free.
+
+        steps: of one unit. Units for 2H steps are kept here, so that one that is cut off can go on so long.
+        """
         spent_s = self.meter.enter()
         self.on_main.add(Kind.COMPUTE, self.meter.left_s - spent_s, spent_s)
         self.meter.phase = "training"
         self._drain()
         while self.ended is None:
-            if len(self.units) <= LOW and self.waiting_for is None:
-                self._ask(dataset)
+            ahead = max(LEAST_AHEAD, -(-2 * self._strategy().every // steps))
+            if len(self.units) <= ahead // 2 and self.waiting_for is None:
+                self._ask(dataset, ahead)
             if self.units and not self.final:
                 self.current, self.void_unit = self.units.popleft(), False
                 self.meter.leave()
@@ -212,10 +215,10 @@ class LearnerEngine:
         assert self.spec is not None and self.book.base is not None
         return self.spec.schedule.at(self.book.base.number + 1)
 
-    def _ask(self, dataset: Dataset) -> None:
+    def _ask(self, dataset: Dataset, count: int) -> None:
         self.request += 1
         self.waiting_for = self.request
-        self.link.ask(s.AskUnits(self.settings.name, self.book.generation, self.request, ASK, dataset))
+        self.link.ask(s.AskUnits(self.settings.name, self.book.generation, self.request, count, dataset))
 
     # -- sending
 

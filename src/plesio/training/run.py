@@ -132,7 +132,7 @@ class Run:
             return
         if self._engine is None:
             raise UserError("run.units(...) came before run.learner(...); call run.learner(model, optimizer) first")
-        while (unit := self._engine.next_unit(dataset)) is not None:
+        while (unit := self._engine.next_unit(dataset, self._steps_per_unit)) is not None:
             yield unit
 
     def _asked_to_leave(self) -> None:

@@ -25,6 +25,8 @@ QUEUE_BYTES = 64 << 20
 AUTH_DEADLINE_S = 5.0
 MAX_SILENT = 256  # connections that have said nothing: far fewer than a process may open files
 CLOSE_S = 2.0
+CONNECT_S = 5.0
+DEAD_S = 15.0
 
 Buffer = bytes | bytearray | memoryview
 OnMessage = Callable[["Channel", bytes, "memoryview | None"], None]
@@ -100,7 +102,7 @@ class Channel(asyncio.BufferedProtocol):
         self._transport = transport
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_options(sock)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0] if name else "somebody")  # without the port: the same peer is told the same
         transport.set_write_buffer_limits(high=0)  # so that at most one slice waits outside the kernel
@@ -255,7 +257,8 @@ async def connect(
             reason = error or "no reason given"
             answered.set_exception(WireError(f"{host}:{port} closed the connection: {reason}"))
 
-    _, channel = await loop.create_connection(lambda: Channel(first, lost, BEFORE_AUTH), host, port)
+    async with asyncio.timeout(CONNECT_S):
+        _, channel = await loop.create_connection(lambda: Channel(first, lost, BEFORE_AUTH), host, port)
     channel.role, channel.kind = role, kind
     try:
         channel.send(msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, token, role, kind)))
@@ -270,6 +273,16 @@ async def connect(
         channel.abort()
         raise TokenRefused(answer.error) if answer.wrong_token else WireError(answer.error)
     return channel
+
+
+def _set_options(sock: Any) -> None:
+    """No delay; and a peer that a cut cable took away is noticed within DEAD_S, also when nothing is being sent."""
+    options = {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": int(1000 * DEAD_S)}
+    options |= {"TCP_KEEPIDLE": int(DEAD_S / 3), "TCP_KEEPINTVL": int(DEAD_S / 3), "TCP_KEEPCNT": 2}
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has them all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Server:
