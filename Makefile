@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow fuzz lint bench clean
+.PHONY: setup demo test test-slow test-network fuzz lint bench clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu" -n 2
+	$(BIN)/pytest -m "not slow and not gpu and not network" -n 2
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
@@ -31,6 +31,10 @@ test-slow: setup
 # a million inputs for what reads the network
 fuzz: setup
 	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
+
+# needs root, `ip` and `tc`: machines made of network namespaces; not yet part of .ci/run
+test-network: setup
+	$(BIN)/pytest -m network --timeout 600
 
 bench: setup
 	$(BIN)/python benchmarks/bench_overhead.py

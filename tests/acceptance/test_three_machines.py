@@ -84,7 +84,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> N
         time.sleep(0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.network
 def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp_path: Path) -> None:
     machines.slow_down("c", "5mbit")
     run_dir = tmp_path / "runs" / "r"
