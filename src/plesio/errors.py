@@ -34,6 +34,10 @@ class TokenRefused(UserError):
     """The token does not match the coordinator's."""
 
 
+class TlsRefused(UserError):
+    """One side does not trust the other's certificate, or does not speak TLS; give both the right --tls."""
+
+
 class PortInUse(UserError):
     """The port is already in use; choose another with --listen HOST:PORT."""
 

@@ -29,7 +29,7 @@ SIZE = 4
 class WiredToNothing:
     """In place of the link: keeps what it was given."""
 
-    def __init__(self, coordinator: Any, token: str, identity: Any, on_event: Any, metrics: Any) -> None:
+    def __init__(self, coordinator: Any, token: str, identity: Any, on_event: Any, metrics: Any, tls: Any) -> None:
         self.identity = identity
         self.told: list[Any] = []
         self.sent: dict[tuple[int, int], bytes] = {}  # (generation, seq)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from plesio.errors import TokenRefused
+from plesio.errors import TlsRefused, TokenRefused
 from plesio.runtime.probe import Link
 
 OLDEST_PYTHON = (3, 11)
@@ -137,6 +137,8 @@ def greeted(what: str, error: BaseException | None) -> list[Check]:
     if isinstance(error, TokenRefused):
         mend = "copy the token file from the run's machine (RUN/token, or its --token-file)"
         return [Check(protocol, "ok", "the same version"), Check(token, "failed", "refused", mend)]
+    if isinstance(error, TlsRefused):
+        return [Check(f"{what} TLS", "failed", str(error), "give --tls as the run was given it")]
     if "protocol version" in str(error):
         return [Check(protocol, "failed", str(error), "install the same plesio on both machines")]
     mend = "is this the port of a plesio run, and does the run go on? See its logs/coordinator.log"

@@ -19,11 +19,12 @@ from pathlib import Path
 import msgspec
 
 from plesio.cli import checks as c
-from plesio.errors import TokenRefused, UserError, WireError
+from plesio.errors import TlsRefused, TokenRefused, UserError, WireError
 from plesio.runtime import probe
 from plesio.runtime.viewer import Target, connect
 from plesio.version import VERSION
 from plesio.wire import tokens
+from plesio.wire.tls import Tls, load
 
 TORCH_S = 120.0
 ASK_TORCH = "import json, torch; print(json.dumps([torch.__version__, torch.get_num_threads()]))"
@@ -31,7 +32,9 @@ ASK_TORCH = "import json, torch; print(json.dumps([torch.__version__, torch.get_
 Tell = Callable[[c.Check], None]
 
 
-def examine(address: tuple[str, int] | None, token_file: Path | None, runs: Path, as_json: bool) -> bool:
+def examine(
+    address: tuple[str, int] | None, token_file: Path | None, runs: Path, as_json: bool, tls: str | None = None
+) -> bool:
     """All checks, told one by one as they are made; True when none failed."""
     made: list[c.Check] = []
     links: list[probe.Link] = []
@@ -43,7 +46,7 @@ def examine(address: tuple[str, int] | None, token_file: Path | None, runs: Path
 
     this_machine(runs, tell)
     if address is not None:
-        asyncio.run(way_to(*address, token_file, tell, links.append))
+        asyncio.run(way_to(*address, token_file, tell, links.append, load(tls) if tls else None))
     good = all(check.state != "failed" for check in made)
     if as_json:
         measured = msgspec.structs.asdict(links[0]) if links else None
@@ -69,7 +72,12 @@ def this_machine(runs: Path, tell: Tell) -> None:
 
 
 async def way_to(
-    host: str, port: int, token_file: Path | None, tell: Tell, on_link: Callable[[probe.Link], None]
+    host: str,
+    port: int,
+    token_file: Path | None,
+    tell: Tell,
+    on_link: Callable[[probe.Link], None],
+    tls: Tls | None = None,
 ) -> None:
     """The checks of the way to a run. What cannot be looked at after a failure is left out."""
     try:
@@ -92,7 +100,7 @@ async def way_to(
     if not token:
         await _port("synchronizer", host, port + 1, tell)
         return
-    await _ask(Target(host, port, token), tell, on_link)
+    await _ask(Target(host, port, token, tls), tell, on_link)
 
 
 async def _port(what: str, host: str, port: int, tell: Tell) -> bool:
@@ -110,7 +118,7 @@ async def _ask(target: Target, tell: Tell, on_link: Callable[[probe.Link], None]
     prober = probe.Prober()
     try:
         await prober.open(target)
-    except (OSError, WireError, TokenRefused) as error:
+    except (OSError, WireError, TokenRefused, TlsRefused) as error:
         _all(tell, c.greeted("coordinator", error))
         return
     _all(tell, c.greeted("coordinator", None))
@@ -122,7 +130,8 @@ async def _ask(target: Target, tell: Tell, on_link: Callable[[probe.Link], None]
         judged = c.advertised(target.host, told)
         tell(judged)
         if told is not None and judged.state == "ok":
-            await _synchronizer(Target(target.host if c.is_any(told[0]) else told[0], told[1], target.token), tell)
+            there = target.host if c.is_any(told[0]) else told[0]
+            await _synchronizer(Target(there, told[1], target.token, target.tls), tell)
         link = await probe.measure(prober)
         on_link(link)
         tell(c.clock_skew(link.clock_ahead_s, link.clock_error_s))
@@ -140,11 +149,9 @@ async def _synchronizer(target: Target, tell: Tell) -> None:
         return
     found: BaseException | None = None
     try:
-        channel = await connect(
-            target.host, target.port, target.token, lambda *message: None, lambda *end: None, "bulk"
-        )  # fmt: skip
+        channel = await connect(target, lambda *message: None, lambda *end: None, "bulk")
         channel.close()
-    except (OSError, WireError, TokenRefused) as error:
+    except (OSError, WireError, TokenRefused, TlsRefused) as error:
         found = error
     _all(tell, c.greeted("synchronizer", found))
 

@@ -24,6 +24,7 @@ from plesio.runtime.joiner import Joiner, Joining
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.testing import chaos as faults
 from plesio.wire import tokens
+from plesio.wire.tls import load as load_tls
 
 SPEC_FILE = "run.json"
 
@@ -91,6 +92,7 @@ def execute(
     resume: bool,
     tensorboard: bool = False,
     keep_snapshots: int = snapshots.DEFAULT.last,
+    tls: str | None = None,
 ) -> None:
     """Runs it to its end, and says what happened."""
     if not resume and run_dir.exists():
@@ -98,6 +100,7 @@ def execute(
     if resume and is_finished(run_dir):
         raise UserError(f"{run_dir} is finished; its model is {run_dir / 'model.safetensors'}; start a new run instead")
     address = read_address(listen, "--listen")
+    side = load_tls(tls, serves=True) if tls else None
     if tensorboard:
         boards.check_installed()
     try:
@@ -111,11 +114,13 @@ def execute(
     slowdowns = {k: float(v) for k, _, v in (p.partition("=") for p in slow.split(",") if p)}
     plan = Plan(
         spec=spec, run_dir=run_dir, token=token, listen=address, slowdowns=slowdowns, faults=faults.parse(chaos),
-        keep_snapshots=keep_snapshots,
+        keep_snapshots=keep_snapshots, tls=side,
     )  # fmt: skip
     table = LiveTable(f"run {spec.run} with {spec.learners} learners, in {run_dir}")
     if address[1]:
-        table.say(f"others take part with: plesio join HOST:{address[1]} --token-file {token_file} {spec.script}")
+        encrypted = " --tls NODE.pem,NODE-key.pem,ca.pem" if tls else ""
+        how = f"plesio join HOST:{address[1]} --token-file {token_file}{encrypted} {spec.script}"
+        table.say(f"others take part with: {how}")
     printed = run_dir / "logs" / "learner-0.log"
     said_before = printed.stat().st_size if printed.exists() else 0
     try:
@@ -130,7 +135,14 @@ def execute(
 
 
 def take_part(
-    address: str, token_file: Path, script: Path, argv: tuple[str, ...], learners: int, name: str | None, runs: Path
+    address: str,
+    token_file: Path,
+    script: Path,
+    argv: tuple[str, ...],
+    learners: int,
+    name: str | None,
+    runs: Path,
+    tls: str | None = None,
 ) -> None:
     """Joins a run that is under way."""
     coordinator = read_address(address, "the address")
@@ -146,6 +158,7 @@ def take_part(
         names=tuple(f"{name}-{i}" for i in range(learners)) if learners > 1 else (name,),
         script=str(script.resolve()),
         argv=argv,
+        tls=load_tls(tls) if tls else None,
     )
     with LiveTable(f"{name} joins {address}; logs in {joining.folder / 'logs'}") as table:
         asyncio.run(Joiner(joining, table.show, table.say).run())

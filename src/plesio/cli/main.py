@@ -23,6 +23,7 @@ STRATEGY_HELP = "decoupled (local steps, quorum), sync (every step), localsgd or
 TENSORBOARD_HELP = "Write TensorBoard event files to RUN/tensorboard; needs plesio[tensorboard]."
 KEEP_HELP = "Keep so many of the newest snapshots, and a few older ones spread over the run."
 TOKEN_HELP = "File with the run's token; made when it is missing. Default with --listen: RUN/token."
+TLS_HELP = "CERT,KEY,CA: encrypt every connection, both sides show a certificate. `plesio cert` makes them."
 ScriptArgs = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -43,6 +44,7 @@ def run(
     name: Annotated[Optional[str], typer.Option(help="Name of this run. Default: date and time.")] = None,
     listen: Annotated[str, typer.Option(help=LISTEN_HELP)] = "127.0.0.1:0",
     token_file: Annotated[Optional[Path], typer.Option(help=TOKEN_HELP)] = None,
+    tls: Annotated[Optional[str], typer.Option(help=TLS_HELP)] = None,
     slow: Annotated[str, typer.Option(help="For trying out: 'learner-2=3' makes it 3 times as slow.")] = "",
     chaos: Annotated[str, typer.Option(help="For trying out: 'kill learner-1 at 30s; kill coordinator at 60s'.")] = "",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
@@ -69,7 +71,7 @@ def run(
     )
     launch.execute(
         spec, runs / spec.run, listen, token_file, slow, chaos, as_json, resume=False,
-        tensorboard=tensorboard, keep_snapshots=keep_snapshots,
+        tensorboard=tensorboard, keep_snapshots=keep_snapshots, tls=tls,
     )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def join(
     address: Annotated[str, typer.Option("--run", help="HOST:PORT that the run listens on; may be said first, bare.")],
     script: Annotated[Path, typer.Argument(help="The same training script; what follows it is passed on to it.")],
     token_file: Annotated[Path, typer.Option(help="A copy of the run's token file.")],
+    tls: Annotated[Optional[str], typer.Option(help=TLS_HELP)] = None,
     learners: Annotated[int, typer.Option(help="Processes that train here.", min=1)] = 1,
     name: Annotated[Optional[str], typer.Option(help="Name of these learners. Default: the host's name.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder for the logs.")] = Path("runs"),
@@ -100,7 +103,7 @@ def join(
     """
     from plesio.cli import launch
 
-    launch.take_part(address, token_file, script, tuple(context.args), learners, name, runs)
+    launch.take_part(address, token_file, script, tuple(context.args), learners, name, runs, tls)
 
 
 @app.command()
@@ -108,6 +111,7 @@ def resume(
     run_dir: Annotated[Path, typer.Argument(help="The run's folder, e.g. runs/20261121-093000.")],
     listen: Annotated[str, typer.Option(help=LISTEN_HELP)] = "127.0.0.1:0",
     token_file: Annotated[Optional[Path], typer.Option(help=TOKEN_HELP)] = None,
+    tls: Annotated[Optional[str], typer.Option(help=TLS_HELP)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
     keep_snapshots: Annotated[int, typer.Option(help=KEEP_HELP, min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="summary.json on stdout, the rest on stderr.")] = False,
@@ -117,7 +121,7 @@ def resume(
 
     launch.execute(
         launch.read_spec(run_dir), run_dir, listen, token_file, "", "", as_json, resume=True,
-        tensorboard=tensorboard, keep_snapshots=keep_snapshots,
+        tensorboard=tensorboard, keep_snapshots=keep_snapshots, tls=tls,
     )  # fmt: skip
 
 
@@ -148,6 +152,7 @@ def top(
         Optional[str], typer.Argument(help="HOST:PORT, or a run's folder. Default: the newest run here.")
     ] = None,
     token_file: Annotated[Optional[Path], typer.Option(help="A copy of the run's token file, for HOST:PORT.")] = None,
+    tls: Annotated[Optional[str], typer.Option(help=TLS_HELP)] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per update.")] = False,
     once: Annotated[bool, typer.Option("--once", help="One update, then exit.")] = False,
@@ -158,13 +163,14 @@ def top(
     """
     from plesio.cli import top as looking
 
-    looking.show(target, token_file, runs, as_json, once)
+    looking.show(target, token_file, runs, as_json, once, tls)
 
 
 @app.command()
 def doctor(
     address: Annotated[Optional[str], typer.Argument(help="HOST:PORT of a run, to check the way to it too.")] = None,
     token_file: Annotated[Optional[Path], typer.Option(help="A copy of the run's token file.")] = None,
+    tls: Annotated[Optional[str], typer.Option(help=TLS_HELP)] = None,
     runs: Annotated[Path, typer.Option(help="Folder that runs would go to.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -176,8 +182,24 @@ def doctor(
     from plesio.cli.launch import read_address
 
     where = None if address is None else read_address(address, "the address")
-    if not examining.examine(where, token_file, runs, as_json):
+    if not examining.examine(where, token_file, runs, as_json, tls):
         raise typer.Exit(1)
+
+
+@app.command()
+def cert(
+    folder: Annotated[Path, typer.Argument(help="Where to write them; made when it is missing.")],
+    host: Annotated[Optional[list[str]], typer.Option(help="A machine to run on: its name or address. Repeat.")] = None,
+    node: Annotated[Optional[list[str]], typer.Option(help="A machine that joins: any name. Repeat.")] = None,
+    days: Annotated[int, typer.Option(help="Days until they expire.", min=1, max=3650)] = 90,
+) -> None:
+    """Make a throw-away CA and certificates for --tls, and say what to copy where.
+
+    Example: plesio cert certs --host trainer --node gpu1 --node gpu2
+    """
+    from plesio.cli.cert import make
+
+    make(folder, host or [], node or [], days)
 
 
 def _must_be_run(run_dir: Path) -> None:

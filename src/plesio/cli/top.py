@@ -22,6 +22,7 @@ from plesio.runtime.follow import RunFolder
 from plesio.runtime.viewer import Target, Viewer
 from plesio.wire import tokens
 from plesio.wire.messages import Status
+from plesio.wire.tls import load
 
 LOOK_S = 0.5
 START_S = 5.0
@@ -76,7 +77,9 @@ def _known(record: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
-def show(target: str | None, token_file: Path | None, runs: Path, as_json: bool, once: bool) -> None:
+def show(
+    target: str | None, token_file: Path | None, runs: Path, as_json: bool, once: bool, tls: str | None = None
+) -> None:
     """Shows a run until it is finished or Ctrl-C."""
     try:
         if target is None or Path(target).is_dir():
@@ -89,7 +92,7 @@ def show(target: str | None, token_file: Path | None, runs: Path, as_json: bool,
         host, port = read_address(target, "the run")
         if token_file is None:
             raise UserError(f"{target} wants the run's token: copy its file from there and name it with --token-file")
-        where = Target(host, port, tokens.read(token_file))
+        where = Target(host, port, tokens.read(token_file), load(tls) if tls else None)
         with Screen(f"the run at {target}", as_json) as screen:
             asyncio.run(watch(where, screen, once))
     except BrokenPipeError:  # who read our lines has gone

@@ -39,6 +39,7 @@ from plesio.version import VERSION
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import Limits
+from plesio.wire.tls import Tls, from_environment
 
 BATCH = 256
 LIMITS = {  # what each role may announce, once it is authenticated: control needs no payloads
@@ -53,10 +54,11 @@ LIMITS = {  # what each role may announce, once it is authenticated: control nee
 class Coordinator:
     """Owns the state, the journal and the peers' control channels."""
 
-    def __init__(self, run_dir: Path, spec: RunSpec, token: str, clock: Clock) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, token: str, clock: Clock, tls: Tls | None = None) -> None:
         self.run_dir = run_dir
         self.spec = spec
         self.token = token
+        self.tls = tls
         self.clock = clock
         self.state = State()
         self.board = StatusBoard()
@@ -88,6 +90,7 @@ class Coordinator:
             on_message=self._on_message,
             on_close=self._on_close,
             on_refused=self._on_refused,
+            tls=self.tls,
         )
         self._carry_out(effects)
         tasks = [asyncio.create_task(self._consume()), asyncio.create_task(self._tick())]
@@ -309,9 +312,10 @@ def main() -> None:
     run_dir = Path(os.environ["PLESIO_RUN_DIR"])
     spec = msgspec.json.decode(os.environ["PLESIO_SPEC"], type=RunSpec)
     listener = inherited_socket("listener")
-    coordinator = Coordinator(run_dir, spec, os.environ.pop("PLESIO_TOKEN"), SystemClock())
 
     async def serve() -> None:
+        token, tls = os.environ.pop("PLESIO_TOKEN"), from_environment(serves=True)
+        coordinator = Coordinator(run_dir, spec, token, SystemClock(), tls)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, coordinator.stopping.set)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,6 +25,8 @@ from plesio.launchers.local import LocalLauncher
 from plesio.runtime.peer import keep_connected
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.tls import VARIABLE as TLS_VARIABLE
+from plesio.wire.tls import Tls
 
 GIVE_UP_AFTER = 5  # failures in a row without progress in between
 HEALTHY_S = 20.0  # a process that ran so long had not failed in a row
@@ -51,9 +53,12 @@ class Crew:
 
     role = "launcher"
 
-    def __init__(self, run_dir: Path, names: Iterable[str], token: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, run_dir: Path, names: Iterable[str], token: str, say: Callable[[str], None], tls: Tls | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.token = token
+        self.tls = tls
         self.say = say
         self.launcher = LocalLauncher(run_dir / "logs")
         self.backoff = Backoff()
@@ -107,6 +112,7 @@ class Crew:
             "PLESIO_NAME": child.name,
             "PLESIO_INCARNATION": child.incarnation,
             "PLESIO_COORDINATOR": "{}:{}".format(*coordinator),
+            TLS_VARIABLE: self.tls.text if self.tls is not None else "",
         }
 
     async def stop(self, children: list[Child], grace_s: float) -> None:
@@ -185,7 +191,7 @@ class Crew:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
             return PlesioError(" ".join(tail) or f"{child.name} ended with an error; see {log}")
         raw = json.loads(path.read_text())
-        if raw["type"] in ("UserError", "ModelMismatch", "TokenRefused", "UnknownName"):
+        if raw["type"] in ("UserError", "ModelMismatch", "TokenRefused", "TlsRefused", "UnknownName"):
             return UserError(f"{child.name}: {raw['message']}")
         if not child.learner:
             return PlesioError(f"{child.name}: {raw['message']} (see {log})")
@@ -196,7 +202,7 @@ class Crew:
 
     async def stay_connected(self, host: str, port: int) -> None:
         """Until cancelled: tells the coordinator which processes ended, and hears how the run goes."""
-        await keep_connected(host, port, self.token, self.role, self._on_connected, self._on_message)
+        await keep_connected(host, port, self.token, self.role, self._on_connected, self._on_message, tls=self.tls)
 
     def _on_connected(self, channel: wire.Channel) -> None:
         self.channel = channel

@@ -12,6 +12,7 @@ from plesio.errors import PlesioError, WireError
 from plesio.runtime.peer import keep_connected
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.tls import Tls
 
 BEAT_S = 0.25
 
@@ -19,9 +20,16 @@ BEAT_S = 0.25
 class Heart:
     """Owns the thread and its loop. `who` says (name, generation, incarnation) just now; generation 0: not a member yet."""
 
-    def __init__(self, coordinator: tuple[str, int], token: str, who: Callable[[], tuple[str, int, str]]) -> None:
+    def __init__(
+        self,
+        coordinator: tuple[str, int],
+        token: str,
+        who: Callable[[], tuple[str, int, str]],
+        tls: Tls | None = None,
+    ) -> None:
         self.coordinator = coordinator
         self.token = token
+        self.tls = tls
         self.who = who
         self._channel: wire.Channel | None = None
         self._loop = asyncio.new_event_loop()
@@ -45,7 +53,7 @@ class Heart:
 
     async def _serve(self) -> None:
         connection = keep_connected(
-            *self.coordinator, self.token, "learner", self._on_connected, self._ignore, "beat", self._on_lost
+            *self.coordinator, self.token, "learner", self._on_connected, self._ignore, "beat", self._on_lost, self.tls
         )
         tasks = [asyncio.create_task(x) for x in (connection, self._beat(), self._stop.wait())]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

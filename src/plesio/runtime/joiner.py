@@ -13,6 +13,7 @@ from plesio.errors import UserError
 from plesio.launchers.base import ProcessSpec
 from plesio.runtime.crew import Child, Crew
 from plesio.wire import messages as m
+from plesio.wire.tls import Tls
 
 REACH_S = 30.0
 GRACE_S = 25.0  # more than a learner takes to say goodbye
@@ -27,6 +28,7 @@ class Joining(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...]
     script: str
     argv: tuple[str, ...] = ()
+    tls: Tls | None = None
 
 
 class Joiner(Crew):
@@ -35,7 +37,7 @@ class Joiner(Crew):
     role = "joiner"
 
     def __init__(self, joining: Joining, show: Callable[[m.Status], None], say: Callable[[str], None]) -> None:
-        super().__init__(joining.folder, joining.names, joining.token, say)
+        super().__init__(joining.folder, joining.names, joining.token, say, joining.tls)
         self.joining = joining
         self.show = show
         self.over = asyncio.Event()

@@ -35,6 +35,7 @@ from plesio.runtime.worker import Worker
 from plesio.strategies.base import Strategy
 from plesio.wire import messages as m
 from plesio.wire.timings import Kind
+from plesio.wire.tls import Tls
 
 LEAST_AHEAD = 8  # units asked for at once, when they are long enough
 LEAVE_S = 20.0  # at most, for saying goodbye
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     name: str
     incarnation: str
     slowdown: float = 1.0  # for demonstrations: each step takes so many times as long
+    tls: Tls | None = None
 
 
 class LearnerEngine:
@@ -98,7 +100,7 @@ class LearnerEngine:
         self._codec: Any = None
         self._codec_state: Any = None
         identity = Identity(settings.name, settings.incarnation, self.layout.signature(), self.layout.numel)
-        self.link = Link(settings.coordinator, settings.token, identity, self._on_event, self._metrics)
+        self.link = Link(settings.coordinator, settings.token, identity, self._on_event, self._metrics, settings.tls)
 
     # -- joining and leaving
 

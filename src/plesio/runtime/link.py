@@ -23,6 +23,7 @@ from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.parts import Have
+from plesio.wire.tls import Tls
 
 METRICS_S = 1.0
 
@@ -48,15 +49,17 @@ class Link:
         identity: Identity,
         on_event: Callable[[Any, memoryview | None], None],
         metrics: Callable[[], m.Metrics],
+        tls: Tls | None = None,
     ) -> None:
         self.coordinator = coordinator
         self.token = token
+        self.tls = tls
         self.identity = identity
         self.on_event = on_event
         self.metrics = metrics
         self.asked: s.AskUnits | None = None
         self.sends = Track()  # timed spans of sending
-        self._heart = Heart(coordinator, token, self._who)
+        self._heart = Heart(coordinator, token, self._who, tls)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="plesio-link", daemon=True)
         self._control: wire.Channel | None = None
@@ -152,8 +155,9 @@ class Link:
     async def _serve(self) -> None:
         host, port = self.coordinator
         control = keep_connected(
-            host, port, self.token, "learner", self._on_connected, self._on_control, on_lost=self._on_lost
-        )
+            host, port, self.token, "learner", self._on_connected, self._on_control,
+            on_lost=self._on_lost, tls=self.tls,
+        )  # fmt: skip
         tasks = [asyncio.create_task(t) for t in (control, self._measure(), self._bulk.pump())]
         stop = asyncio.create_task(self._stop.wait())
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -201,11 +205,17 @@ class Link:
         if self._synchronizer is None or not self.identity.generation or self._bulk_task is not None:
             return
         host, port = self._synchronizer
-        self._bulk_task = self._loop.create_task(
-            keep_connected(
-                host, port, self.token, "learner", self._bulk.connected, self._bulk.on_frame, "bulk", self._bulk.lost
-            )
+        bulk = self._bulk
+        connection = keep_connected(
+            host, port, self.token, "learner", bulk.connected, bulk.on_frame, "bulk", bulk.lost, self.tls
         )
+        self._bulk_task = self._loop.create_task(connection)
+        self._bulk_task.add_done_callback(self._bulk_ended)
+
+    def _bulk_ended(self, task: asyncio.Task[None]) -> None:
+        """Turned away for good: the main thread has to hear of it."""
+        if not task.cancelled() and isinstance(error := task.exception(), PlesioError):
+            self.on_event(error, None)
 
     def _subscription(self, have: Have) -> m.Subscribe:
         me = self.identity

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from plesio.errors import TokenRefused, WireError
+from plesio.errors import TlsRefused, TokenRefused, WireError
 from plesio.wire import channel as wire
+from plesio.wire.tls import Tls
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -21,17 +22,18 @@ async def keep_connected(
     on_message: wire.OnMessage,
     kind: str = "control",
     on_lost: Callable[[], None] = lambda: None,
+    tls: Tls | None = None,
 ) -> None:
     """Connects, and connects again with back-off whenever the connection ends; until cancelled.
 
-    A refused token is final and is raised.
+    A refused token is final and is raised; so is TLS that the two sides do not agree on.
     """
     pause_s = FIRST_PAUSE_S
     while True:
         closed = asyncio.Event()
         try:
-            channel = await wire.connect(host, port, token, role, kind, on_message, _setter(closed))
-        except TokenRefused:
+            channel = await wire.connect(host, port, token, role, kind, on_message, _setter(closed), tls)
+        except (TokenRefused, TlsRefused):
             raise
         except (TimeoutError, OSError, WireError):
             await asyncio.sleep(pause_s)

@@ -59,7 +59,7 @@ class Prober:
 
     async def open(self, target: Target) -> None:
         """Raises as `wire.connect` does, and TimeoutError."""
-        self._channel = await connect(target.host, target.port, target.token, self._on_message, self._on_close)
+        self._channel = await connect(target, self._on_message, self._on_close)
 
     def close(self) -> None:
         """Leaves."""

@@ -23,6 +23,7 @@ from plesio.runtime import snapshots
 from plesio.runtime.crew import Child, Crew
 from plesio.testing.chaos import Fault
 from plesio.wire import messages as m
+from plesio.wire.tls import Tls
 
 GRACE_S = 10.0
 DRAIN_S = 5.0
@@ -39,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     slowdowns: dict[str, float] = {}
     faults: tuple[Fault, ...] = ()
     keep_snapshots: int = snapshots.DEFAULT.last
+    tls: Tls | None = None
 
 
 class Supervisor(Crew):
@@ -46,7 +48,7 @@ class Supervisor(Crew):
 
     def __init__(self, plan: Plan, show: Callable[[m.Status], None], say: Callable[[str], None]) -> None:
         names = ["coordinator", "synchronizer", *(f"learner-{i}" for i in range(plan.spec.learners))]
-        super().__init__(plan.run_dir, names, plan.token, say)
+        super().__init__(plan.run_dir, names, plan.token, say, plan.tls)
         self.plan = plan
         self.show = show
         self.sockets: dict[str, socket.socket] = {}

@@ -39,6 +39,7 @@ from plesio.wire import messages as m
 from plesio.wire.frames import Limits
 from plesio.wire.parts import PART_BYTES, Assembler, Part
 from plesio.wire.timings import Kind
+from plesio.wire.tls import Tls, from_environment
 
 HISTORY = 8  # gradient versions kept for learners that reconnect
 BACKLOG = 4  # changes waiting for one learner before it gets the whole state instead
@@ -52,8 +53,16 @@ PushId = tuple[str, int, int]
 class Synchronizer:
     """Owns the held pushes, the outer state and the subscribers."""
 
-    def __init__(self, run_dir: Path, token: str, incarnation: str, keep: snapshots.Keep = snapshots.DEFAULT) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        token: str,
+        incarnation: str,
+        keep: snapshots.Keep = snapshots.DEFAULT,
+        tls: Tls | None = None,
+    ) -> None:
         self.run_dir = run_dir
+        self.tls = tls
         self.keep = keep
         self.token = token
         self.incarnation = incarnation
@@ -90,12 +99,14 @@ class Synchronizer:
             on_message=self._on_bulk,
             on_close=self._on_close,
             on_refused=lambda peer, reason: self._tell(s.Refused(str(peer), reason)),
+            tls=self.tls,
         )
         host, port = listener.getsockname()[:2]
         self.address = m.Listening(host, port)
         connection = keep_connected(
-            *coordinator, self.token, "synchronizer", self._on_connected, self._on_order, on_lost=self._on_lost
-        )
+            *coordinator, self.token, "synchronizer", self._on_connected, self._on_order,
+            on_lost=self._on_lost, tls=self.tls,
+        )  # fmt: skip
         tasks = [asyncio.create_task(t) for t in (connection, self._obey(), self._measure())]
         stop = asyncio.create_task(self.stopping.wait())
         done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -464,9 +475,10 @@ def main() -> None:
     listener = inherited_socket("listener")
     run_dir = Path(os.environ["PLESIO_RUN_DIR"])
     keep = snapshots.Keep(int(os.environ.get("PLESIO_KEEP_SNAPSHOTS", snapshots.DEFAULT.last)))
-    synchronizer = Synchronizer(run_dir, os.environ.pop("PLESIO_TOKEN"), os.environ["PLESIO_INCARNATION"], keep)
 
     async def serve() -> None:
+        token, incarnation = os.environ.pop("PLESIO_TOKEN"), os.environ["PLESIO_INCARNATION"]
+        synchronizer = Synchronizer(run_dir, token, incarnation, keep, from_environment(serves=True))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, synchronizer.stopping.set)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         await synchronizer.run(listener, (host, int(port)))

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from plesio.core import effects as e
-from plesio.errors import TokenRefused, UserError, WireError
+from plesio.errors import TlsRefused, TokenRefused, UserError, WireError
 from plesio.runtime.peer import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.tls import Tls
 
 REACH_S = 5.0
 CONNECT_S = 5.0
@@ -21,10 +22,12 @@ FAREWELL_S = 2.0
 
 
 async def connect(
-    host: str, port: int, token: str, on_message: wire.OnMessage, on_close: wire.OnClose, kind: str = "control"
+    target: Target, on_message: wire.OnMessage, on_close: wire.OnClose, kind: str = "control"
 ) -> wire.Channel:
     """A viewer's channel. Raises as `wire.connect` does; TimeoutError when nothing answers the connection."""
-    made = wire.connect(host, port, token, "viewer", kind, on_message, on_close)
+    made = wire.connect(
+        target.host, target.port, target.token, "viewer", kind, on_message, on_close, target.tls
+    )  # fmt: skip
     return await asyncio.wait_for(made, CONNECT_S + wire.AUTH_DEADLINE_S)
 
 
@@ -34,6 +37,7 @@ class Target(msgspec.Struct, frozen=True):
     host: str
     port: int
     token: str
+    tls: Tls | None = None
 
 
 class Viewer:
@@ -52,13 +56,13 @@ class Viewer:
         self._over.set()
 
     async def run(self) -> None:
-        """Connects again whenever the connection ends. Raises TokenRefused; UserError when there is no run there."""
+        """Connects again whenever the connection ends. Raises TokenRefused, TlsRefused; UserError: no run there."""
         began_s, pause_s = time.monotonic(), FIRST_PAUSE_S
         while not self._over.is_set():
             lost = asyncio.Event()
             try:
                 channel = await self._connect(lost)
-            except TokenRefused:
+            except (TokenRefused, TlsRefused):
                 raise
             except (TimeoutError, OSError, WireError) as error:
                 if not self.seen and (is_version_refused(error) or time.monotonic() - began_s > REACH_S):
@@ -73,8 +77,7 @@ class Viewer:
 
     async def _connect(self, lost: asyncio.Event) -> wire.Channel | None:
         """None: stopped meanwhile."""
-        host, port, token = self.target.host, self.target.port, self.target.token
-        made = asyncio.create_task(connect(host, port, token, self._on_message, lambda c, error: lost.set()))
+        made = asyncio.create_task(connect(self.target, self._on_message, lambda c, error: lost.set()))
         over = asyncio.create_task(self._over.wait())
         try:
             await asyncio.wait([made, over], return_when=asyncio.FIRST_COMPLETED)

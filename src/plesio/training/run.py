@@ -159,14 +159,16 @@ def join() -> Run:
     if not address:
         return Run(None, first=True)
     from plesio.runtime.learner import Settings
+    from plesio.wire.tls import from_environment
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which stops everybody in order
     host, _, port = address.rpartition(":")
     token = os.environ.get("PLESIO_TOKEN", "")
     name = os.environ["PLESIO_NAME"]
     settings = Settings(
-        (host, int(port)), token, name, os.environ["PLESIO_INCARNATION"], float(os.environ.get("PLESIO_SLOWDOWN", "1"))
-    )
+        (host, int(port)), token, name, os.environ["PLESIO_INCARNATION"], float(os.environ.get("PLESIO_SLOWDOWN", "1")),
+        from_environment(),
+    )  # fmt: skip
     run = Run(settings, first=name == "learner-0")
     signal.signal(signal.SIGTERM, lambda signum, frame: run._asked_to_leave())
     return run

@@ -1,4 +1,4 @@
-"""Channels: authenticated, framed TCP connections, for control and for bulk. It knows no message types.
+"""Channels: authenticated, framed connections over TCP or TLS, for control and for bulk. It knows no message types.
 
 A BufferedProtocol: payloads are received straight into their own memory, and sent in slices.
 """
@@ -9,19 +9,23 @@ import asyncio
 import errno
 import hmac
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from plesio.errors import PortInUse, TokenRefused, UserError, WireError
+from plesio.errors import PortInUse, TlsRefused, TokenRefused, UserError, WireError
+from plesio.wire.door import Door, Guest
 from plesio.wire.frames import BEFORE_AUTH, Inbox, Limits, header
+from plesio.wire.tls import Tls, explain
 
 PROTOCOL_VERSION = 1
 KINDS = ("control", "bulk", "beat")
 SLICE_BYTES = 1 << 20
 QUEUE_BYTES = 64 << 20
+READ_BYTES = 1 << 24  # at once: OpenSSL counts in a C int
 AUTH_DEADLINE_S = 5.0
 MAX_SILENT = 256  # connections that have said nothing: far fewer than a process may open files
 CLOSE_S = 2.0
@@ -66,18 +70,22 @@ class Answer(msgspec.Struct, frozen=True):
     ok: bool
     error: str = ""
     wrong_token: bool = False
+    wants_tls: bool = False
 
 
-class Channel(asyncio.BufferedProtocol):
+class Channel(Guest):
     """One connection. Owned by its event loop, which calls `on_message` per frame and `on_close` once.
 
-    A WireError that `on_message` raises drops the connection. `bytes_sent` and `bytes_received` count every
-    byte given to and taken from the transport, headers and greetings too.
+    A WireError that `on_message` raises drops the connection, unless `on_nonsense` does something better.
+    `bytes_sent` and `bytes_received` count every byte given to and taken from the transport, headers and greetings
+    too; over TLS, what it adds (22 bytes in 16 KiB) is not seen here.
     """
 
     def __init__(self, on_message: OnMessage, on_close: OnClose, limits: Limits | None = None) -> None:
         self.on_message = on_message
         self.on_close = on_close
+        self.on_nonsense: Callable[[Channel, WireError], None] | None = None
+        self.opening = None
         self.role = ""
         self.kind = ""
         self.peer = ""
@@ -105,15 +113,18 @@ class Channel(asyncio.BufferedProtocol):
             _set_options(sock)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0] if name else "somebody")  # without the port: the same peer is told the same
-        transport.set_write_buffer_limits(high=0)  # so that at most one slice waits outside the kernel
+        # so that at most one slice waits outside the kernel (two over TLS, whose limit is where it stops, not begins)
+        transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0)
         if self._aborted:
             transport.abort()
 
     def get_buffer(self, sizehint: int) -> Any:
-        return self._inbox.space()
+        return self._inbox.space()[:READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_received += nbytes
+        if not self._is_open():
+            return  # TLS reads on while it closes
         self._inbox.received(nbytes)
         try:
             for body, payload in self._inbox.frames():
@@ -122,7 +133,10 @@ class Channel(asyncio.BufferedProtocol):
                     return
         except WireError as error:
             self._error = error
-            self.abort()
+            if self.on_nonsense is not None:
+                self.on_nonsense(self, error)
+            else:
+                self.abort()
 
     def pause_writing(self) -> None:
         self._drained.clear()
@@ -163,7 +177,7 @@ class Channel(asyncio.BufferedProtocol):
             raise WireError(f"{self.peer} does not read what it is sent; the connection is dropped")
 
     async def send_bulk(self, body: bytes, payload: Buffer) -> None:
-        """Sends a frame with a payload; returns when the kernel has it all, so that the payload may change.
+        """Sends a frame with a payload; returns when the kernel (or TLS) has copied it all: the payload may change.
 
         Frames never mix. Raises WireError when the channel is closed. A cancellation within the frame closes
         the channel, because the peer could not tell where the next frame begins.
@@ -217,7 +231,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Sends what the transport has, then closes; a bulk frame under way is cut."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():  # a TLS transport breaks when closed twice
             self._transport.close()
 
     def abort(self) -> None:
@@ -225,6 +239,8 @@ class Channel(asyncio.BufferedProtocol):
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     async def wait_closed(self) -> None:
         """Returns when the connection is gone, after `on_close`."""
@@ -232,11 +248,19 @@ class Channel(asyncio.BufferedProtocol):
 
 
 async def connect(
-    host: str, port: int, token: str, role: str, kind: str, on_message: OnMessage, on_close: OnClose
+    host: str,
+    port: int,
+    token: str,
+    role: str,
+    kind: str,
+    on_message: OnMessage,
+    on_close: OnClose,
+    tls: Tls | None = None,
 ) -> Channel:
     """Connects and authenticates; kind is one of KINDS. `on_close` is for channels that got through.
 
-    Raises OSError; TokenRefused; WireError for another protocol version or a peer that is not plesio.
+    Raises OSError; TokenRefused; TlsRefused when one side does not trust the other's certificate, or only one of them
+    speaks TLS; WireError for another protocol version or a peer that is not plesio.
     """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Answer] = loop.create_future()
@@ -253,12 +277,15 @@ async def connect(
             answered.set_result(answer)
 
     def lost(channel: Channel, error: Exception | None) -> None:
-        if not answered.done():
+        if answered.done():
+            return
+        if isinstance(error, ssl.SSLError):
+            answered.set_exception(explain(f"{host}:{port}", error))
+        else:
             reason = error or "no reason given"
             answered.set_exception(WireError(f"{host}:{port} closed the connection: {reason}"))
 
-    async with asyncio.timeout(CONNECT_S):
-        _, channel = await loop.create_connection(lambda: Channel(first, lost, BEFORE_AUTH), host, port)
+    channel = await _open(host, port, lambda: Channel(first, lost, BEFORE_AUTH), tls)
     channel.role, channel.kind = role, kind
     try:
         channel.send(msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, token, role, kind)))
@@ -271,8 +298,30 @@ async def connect(
         raise
     if not answer.ok:
         channel.abort()
+        if answer.wants_tls:
+            raise TlsRefused(f"{host}:{port}: {answer.error}")
         raise TokenRefused(answer.error) if answer.wrong_token else WireError(answer.error)
     return channel
+
+
+async def _open(host: str, port: int, make: Callable[[], Channel], tls: Tls | None) -> Channel:
+    """The connection, over TLS when there is one; not authenticated yet."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_S):
+        if tls is None:
+            _, channel = await loop.create_connection(make, host, port)
+            return channel
+        try:
+            transport, channel = await loop.create_connection(
+                make, host, port, ssl=tls.client, ssl_handshake_timeout=CONNECT_S, ssl_shutdown_timeout=CLOSE_S
+            )
+            tls.verify(transport.get_extra_info("ssl_object"))
+        except ssl.SSLError as error:
+            raise explain(f"{host}:{port}", error) from error
+        except TlsRefused as error:
+            channel.abort()
+            raise TlsRefused(f"{host}:{port}: {error}") from error
+        return channel
 
 
 def _set_options(sock: Any) -> None:
@@ -308,7 +357,7 @@ class Server:
         self.strangers: dict[Channel, asyncio.TimerHandle] = {}  # oldest first
         self.channels: set[Channel] = set()
         self.silent: dict[Channel, None] = {}  # those of them that have said nothing yet; oldest first
-        self.listener: asyncio.Server | None = None
+        self.listener: asyncio.Server | Door | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -323,6 +372,7 @@ class Server:
             oldest = next(iter(self.strangers or self.silent))
             self._drop(oldest, "the oldest of too many connections that say nothing")
         channel = Channel(self._greeted, self._lost, BEFORE_AUTH)
+        channel.on_nonsense = self._nonsense
         reason = f"did not authenticate within {self.auth_deadline_s:g} s"
         loop = asyncio.get_running_loop()
         self.strangers[channel] = loop.call_later(self.auth_deadline_s, self._drop, channel, reason)
@@ -353,7 +403,7 @@ class Server:
         self._known(channel)
         channel.accept_frames(Limits())
         channel.role, channel.kind = greeting.role, greeting.kind
-        channel.on_message, channel.on_close = self._first, self._closed
+        channel.on_message, channel.on_close, channel.on_nonsense = self._first, self._closed, None
         self.channels.add(channel)
         self.silent[channel] = None
         channel.send(msgspec.msgpack.encode(Answer(True)))
@@ -364,11 +414,32 @@ class Server:
         channel.on_message = self.on_message
         self.on_message(channel, body, payload)
 
-    def _refuse(self, channel: Channel, reason: str, wrong_token: bool = False) -> None:
+    def _refuse(self, channel: Channel, reason: str, wrong_token: bool = False, wants_tls: bool = False) -> None:
         self._known(channel)
         self.on_refused(channel.peer, reason)
-        channel.send(msgspec.msgpack.encode(Answer(False, reason, wrong_token)))
+        channel.send(msgspec.msgpack.encode(Answer(False, reason, wrong_token, wants_tls)))
         channel.close()
+
+    def _nonsense(self, channel: Channel, error: WireError) -> None:
+        """A stranger's bytes are no frame: it is told in ours, which tells a TLS client that we speak no TLS."""
+        self._refuse(channel, str(error))
+
+    # -- what the door of TLS asks
+
+    def without_tls(self, guest: Guest) -> None:
+        """See Host."""
+        assert isinstance(guest, Channel)
+        guest.on_message = lambda channel, body, payload: self._refuse(
+            channel, "this run speaks TLS; pass --tls CERT,KEY,CA here too", wants_tls=True
+        )
+
+    def not_opened(self, guest: Guest, reason: str) -> None:
+        """See Host."""
+        assert isinstance(guest, Channel)
+        if guest in self.strangers:
+            self._known(guest)
+            if reason:
+                self.on_refused(guest.peer, reason)
 
     def _known(self, channel: Channel) -> None:
         timer = self.strangers.pop(channel, None)
@@ -417,22 +488,38 @@ async def serve(
     on_refused: Callable[[str, str], None] = lambda peer, reason: None,
     max_connections: int = MAX_SILENT,
     auth_deadline_s: float = AUTH_DEADLINE_S,
+    tls: Tls | None = None,
 ) -> Server:
     """Serves on a bound socket, or on (host, port); port 0 is any, see `Server.address`.
 
-    `on_refused(peer, reason)` never holds the token. Raises PortInUse when the port is taken, else UserError.
+    tls: whose `server` side every connection must speak. `on_refused(peer, reason)` never holds the token.
+    Raises PortInUse when the port is taken, else UserError.
     """
     server = Server(token, on_channel, on_message, on_close, on_refused, max_connections, auth_deadline_s)
     loop = asyncio.get_running_loop()
     if isinstance(where, socket.socket):
-        server.listener = await loop.create_server(server.accept, sock=where)
+        server.listener = _door(where, server, tls) or await loop.create_server(server.accept, sock=where)
         return server
     host, port = where
     try:
-        server.listener = await loop.create_server(server.accept, host, port)
+        if tls is not None:
+            where = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            server.listener = _door(where, server, tls)
+        else:
+            server.listener = await loop.create_server(server.accept, host, port)
     except OSError as error:
         advice = "choose another with --listen HOST:PORT"
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(f"{host}:{port} is already in use; {advice}") from error
         raise UserError(f"cannot listen on {host}:{port}: {error}; {advice}") from error
     return server
+
+
+def _door(listener: socket.socket, server: Server, tls: Tls | None) -> Door | None:
+    """An open one; None without TLS."""
+    if tls is None:
+        return None
+    assert tls.server is not None, "whoever serves says so to `tls.load`"
+    door = Door(listener, tls.server, server, server.auth_deadline_s, CLOSE_S)
+    door.open()
+    return door

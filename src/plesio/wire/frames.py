@@ -34,6 +34,8 @@ def lengths(buffer: memoryview | bytes | bytearray, offset: int, limits: Limits)
     """(body, payload) bytes of the frame at `offset`. Raises WireError beyond the limits."""
     body, payload = HEADER.unpack_from(buffer, offset)
     if body > limits.body_bytes or payload > limits.payload_bytes:
+        if limits is BEFORE_AUTH and bytes(buffer[offset : offset + 2]) == b"\x16\x03":
+            raise WireError("it speaks TLS, and this run does not: start the run with --tls, or leave it out there")
         raise WireError(f"a frame of {body} + {payload} bytes is over the limit")
     return body, payload
 
