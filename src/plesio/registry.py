@@ -20,6 +20,7 @@ CODECS: dict[str, str] = {
 
 STRATEGIES: dict[str, str] = {
     "sync": "plesio.strategies.presets:Sync",
+    "async": "plesio.strategies.presets:Async",
     "localsgd": "plesio.strategies.presets:LocalSGD",
     "diloco": "plesio.strategies.presets:DiLoCo",
     "decoupled": "plesio.strategies.presets:Decoupled",

@@ -13,7 +13,8 @@ from plesio.core.coordinator import State, handle, recover
 from plesio.core.spec import RunSpec
 from plesio.core.state import Durable, apply
 from plesio.records import Contribution, Dataset, Span, Version
-from plesio.strategies.presets import Decoupled
+from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 names = st.sampled_from(["a", "b", "c"])
 generations = st.integers(0, 3)
@@ -35,7 +36,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.now_s = 0.0
         self.applied: set[tuple[int, int]] = set()
         self.committed = -1
-        self.give(s.StartRun(RunSpec(run="r", learners=1, schedule=Decoupled(every=2, start_rounds=2), epochs=1)))
+        self.give(
+            s.StartRun(RunSpec(run="r", learners=1, schedule=Schedule.of(Decoupled(every=2), Sync(), 2), epochs=1))
+        )
         self.give(s.TakeLead(1))
 
     def give(self, stimulus: s.Stimulus) -> None:

@@ -20,6 +20,7 @@ from plesio.records import Version
 from plesio.runtime import learner as runtime
 from plesio.runtime.fragments import pack_state
 from plesio.strategies.presets import Decoupled
+from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
 
 EVERY = 2
@@ -66,7 +67,7 @@ class Feedback(RuleBasedStateMachine):
         self.server = self.parameter.detach().clone().flatten()  # what all learners see
         self.at = Version(1, 0)
         spec = RunSpec(
-            run="r", learners=1, schedule=Decoupled(every=EVERY, start_rounds=0), uplink=self.codec, downlink="none"
+            run="r", learners=1, schedule=Schedule.of(Decoupled(every=EVERY)), uplink=self.codec, downlink="none"
         )
         self.work = torch.zeros(SIZE, dtype=torch.float64)  # all that the optimizer did
         self.gone = torch.zeros(SIZE, dtype=torch.float64)  # of it: merged, or refused for good

@@ -10,9 +10,16 @@ from plesio.core.state import Durable
 from plesio.sim.cluster import Cluster
 from plesio.sim.coordinator import SimCoordinator
 from plesio.sim.world import Killed, Process
-from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.presets import Async, Decoupled, Sync
+from plesio.strategies.schedule import Schedule
+from plesio.strategies.text import parse
 
-SCHEDULES = {"sync": Sync(), "decoupled": Decoupled(every=2, start_rounds=3)}
+SCHEDULES = {
+    "sync": Schedule.of(Sync()),
+    "decoupled": Schedule.of(Decoupled(every=2), Sync(), 3),
+    "async": Schedule.of(Async()),
+    "there and back": parse("decoupled(every=2) until rounds=3; sync until tokens=14; async until rounds=16; sync"),
+}
 UNITS = 20
 
 encode = msgspec.msgpack.Encoder().encode

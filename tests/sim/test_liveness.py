@@ -7,8 +7,8 @@ import pytest
 from plesio.core import facts as f
 from plesio.core.membership import SUSPICION_FLOOR_S
 from plesio.sim.cluster import Cluster
-from plesio.strategies.base import Schedule
 from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 STEP_S = 0.1
 LONGEST_STEP_S = 1.2 * STEP_S  # the simulated learner's steps vary by a fifth
@@ -60,17 +60,17 @@ class Closings:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("fate", ["stopped", "killed"])
 def test_one_that_is_gone_delays_a_quorum_by_at_most_the_grace(seed: int, fate: str) -> None:
-    schedule = Decoupled(every=EVERY, start_rounds=0)
-    seen = Closings(seed, schedule)
+    main = Decoupled(every=EVERY)
+    seen = Closings(seed, Schedule.of(main))
     seen.run_with(fate)
     cycle_s = EVERY * LONGEST_STEP_S  # in which each of the others pushes once
-    grace_s = schedule.main.overlap * LONGEST_STEP_S
+    grace_s = main.overlap * LONGEST_STEP_S
     assert seen.longest_gap_s(AT_S) <= cycle_s + grace_s + SLACK_S
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_one_that_stops_delays_all_by_at_most_the_suspicion_deadline(seed: int) -> None:
-    seen = Closings(seed, Sync())
+    seen = Closings(seed, Schedule.of(Sync()))
     seen.run_with("stopped")
     assert seen.longest_gap_s(AT_S) <= SUSPICION_FLOOR_S + LONGEST_STEP_S + SLACK_S
     stopped = [closed for closed, at_s in zip(seen.of, seen.times_s, strict=True) if AT_S + 5.0 < at_s < AT_S + 50.0]
@@ -79,10 +79,10 @@ def test_one_that_stops_delays_all_by_at_most_the_suspicion_deadline(seed: int) 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_slow_one_delays_a_quorum_by_at_most_the_grace(seed: int) -> None:
-    schedule = Decoupled(every=EVERY, start_rounds=0)
-    seen = Closings(seed, schedule, speeds=(STEP_S, STEP_S, 20 * STEP_S))
+    main = Decoupled(every=EVERY)
+    seen = Closings(seed, Schedule.of(main), speeds=(STEP_S, STEP_S, 20 * STEP_S))
     seen.cluster.run()
-    cycle_s, grace_s = EVERY * LONGEST_STEP_S, schedule.main.overlap * LONGEST_STEP_S
+    cycle_s, grace_s = EVERY * LONGEST_STEP_S, main.overlap * LONGEST_STEP_S
     busy_s = seen.cluster.world.now_s - 3 * EVERY * 20 * LONGEST_STEP_S  # at the end only its last push is awaited
     gaps_s = [b - a for a, b in zip(seen.times_s, seen.times_s[1:], strict=False) if 1.0 < b < busy_s]
     assert len(gaps_s) > 10 and max(gaps_s) <= cycle_s + grace_s + SLACK_S

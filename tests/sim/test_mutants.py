@@ -15,6 +15,7 @@ from plesio.errors import InternalError
 from plesio.sim.cluster import Cluster
 from plesio.sim.coordinator import SimCoordinator
 from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 SEEDS = range(60)
 
@@ -22,7 +23,7 @@ SEEDS = range(60)
 def first_caught() -> int | None:
     """The first seed whose run breaks an invariant, or stops."""
     for seed in SEEDS:
-        schedule = Sync() if seed % 2 else Decoupled(every=4, start_rounds=5)
+        schedule = Schedule.of(Sync()) if seed % 2 else Schedule.of(Decoupled(every=4), Sync(), 5)
         try:
             Cluster(seed, schedule, learners=2 + seed % 3, units=60, faults=60, rate=0.05).run(400.0)
         except (AssertionError, KeyError, InternalError):
@@ -49,7 +50,7 @@ def test_effects_before_the_journal_are_caught(mutant: pytest.MonkeyPatch) -> No
         self.point(self, "before commit")
 
     mutant.setattr(SimCoordinator, "handle", journal_later)
-    Cluster(1, Sync(), learners=3, units=60, faults=0).run(400.0)
+    Cluster(1, Schedule.of(Sync()), learners=3, units=60, faults=0).run(400.0)
     assert first_caught() is not None
 
 

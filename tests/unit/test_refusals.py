@@ -28,10 +28,11 @@ from plesio.runtime.fragments import Layout, pack_state
 from plesio.runtime.outerstate import OuterState
 from plesio.runtime.seats import Bound, Seats
 from plesio.runtime.status import StatusBoard
-from plesio.strategies.base import Schedule, Strategy
+from plesio.strategies.base import Strategy
+from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
 
-SPEC = RunSpec(run="r", learners=1, schedule=Schedule(Strategy(name="decoupled", every=8)))
+SPEC = RunSpec(run="r", learners=1, schedule=Schedule.of(Strategy(name="decoupled", every=8)))
 PUSH = Contribution("r", "a", 1, 1, (Version(1, 0),), 8, 1)
 
 

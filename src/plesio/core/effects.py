@@ -96,6 +96,7 @@ class LoadState(Effect, frozen=True):
     snapshot: str
     learners: tuple[tuple[str, int], ...]  # (name, generation) that may push
     incarnations: tuple[str, ...] = ()  # of these learners
+    ends: tuple[int, ...] = ()  # see Timeline
 
 
 class Admit(Effect, frozen=True):
@@ -116,6 +117,7 @@ class CloseRound(Effect, frozen=True):
     final: bool
     donor: str
     evaluator: str
+    ends: tuple[int, ...] = ()  # see Timeline
 
 
 class TakeSnapshot(Effect, frozen=True):

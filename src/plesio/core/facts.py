@@ -94,6 +94,7 @@ class RoundClosed(Fact, frozen=True):
     final: bool
     donor: str = ""  # who uploads its state at this version, if anybody
     evaluator: str = ""  # who measures the held-out loss of this version, if anybody
+    ends: tuple[int, ...] = ()  # the last version of each phase of the schedule that is over now
 
 
 class VersionMerged(Fact, frozen=True):

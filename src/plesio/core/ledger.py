@@ -76,10 +76,10 @@ def rolled_back(state: Durable) -> tuple[tuple[Span, ...], tuple[Span, ...], tup
     A delta that was held and not merged is still with its learner, if that lives: it will send it again. A
     gradient is not: it belongs to a version that is gone.
     """
-    assert state.spec is not None and state.committed is not None
+    assert state.committed is not None
     back = [t.id for t in state.book.in_state(TaskState.MERGED)]
     again: list[tuple[int, int]] = []
-    deltas = state.spec.schedule.at(state.committed.number + 1).sends == "delta"
+    deltas = state.timeline.back_to(state.committed.number).at(state.committed.number + 1).sends == "delta"
     for task in state.book.in_state(TaskState.HELD):
         member = state.members[task.owner]
         alive = member.live and member.generation == task.generation

@@ -40,7 +40,7 @@ def roll_back(turn: Turn) -> None:
     assert durable.committed is not None
     returned, reheld, partial = ledger.rolled_back(durable)
     voided = tuple(p for closed in durable.provisional for p in closed.pushes)
-    if durable.spec and durable.spec.schedule.at(durable.committed.number + 1).sends == "gradient":
+    if durable.timeline.back_to(durable.committed.number).at(durable.committed.number + 1).sends == "gradient":
         voided += tuple((c.contributor, c.generation, c.seq) for c in durable.held)
     turn.emit(f.RolledBack(durable.committed, durable.lineage + 1, returned, reheld, voided, partial))
     turn.volatile.quorum_s = None
@@ -60,7 +60,11 @@ def resend_to_synchronizer(turn: Turn) -> None:
         return
     live = [m for m in durable.members.values() if m.live]
     may_push, incarnations = tuple((m.name, m.generation) for m in live), tuple(m.incarnation for m in live)
-    turn.order(e.LoadState(durable.spec, durable.lineage, durable.committed, durable.snapshot, may_push, incarnations))
+    turn.order(
+        e.LoadState(
+            durable.spec, durable.lineage, durable.committed, durable.snapshot, may_push, incarnations, durable.ends
+        )
+    )
     if durable.closing is not None:
         turn.order(close_order(durable.closing))
 
@@ -68,5 +72,6 @@ def resend_to_synchronizer(turn: Turn) -> None:
 def close_order(closed: f.RoundClosed) -> e.CloseRound:
     """The synchronizer's part of a closed round."""
     return e.CloseRound(
-        closed.version, closed.pushes, closed.factors, closed.contributors, closed.final, closed.donor, closed.evaluator
-    )
+        closed.version, closed.pushes, closed.factors, closed.contributors, closed.final, closed.donor,
+        closed.evaluator, closed.ends,
+    )  # fmt: skip

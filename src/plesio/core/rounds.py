@@ -10,6 +10,7 @@ from plesio.records import Contribution, Version
 from plesio.strategies import merge
 from plesio.strategies.barrier import RoundView
 from plesio.strategies.base import Strategy
+from plesio.strategies.schedule import Timeline
 
 SNAPSHOT_SHARE = 40.0  # snapshots may take a fortieth of the synchronizer's time
 DONATION_PATIENCE_S = 10.0  # then somebody is asked again
@@ -24,6 +25,7 @@ REFUSED = {  # pushes that no learner of ours sends
 
 def progress(turn: Turn) -> None:
     """After every stimulus: whatever can go on, goes on."""
+    turn.volatile.again_s = None
     _let_go(turn)
     if turn.durable.merged is None:
         ask_commit(turn)  # there is no version yet: somebody gives the first
@@ -38,8 +40,8 @@ def progress(turn: Turn) -> None:
 
 def strategy(turn: Turn) -> Strategy:
     """The strategy of the round under way."""
-    assert turn.durable.spec is not None and turn.durable.merged is not None
-    return turn.durable.spec.schedule.at(turn.durable.merged.number + 1)
+    assert turn.durable.merged is not None
+    return turn.durable.timeline.at(turn.durable.merged.number + 1)
 
 
 def over(turn: Turn) -> str:
@@ -71,9 +73,9 @@ def _finish_or_commit(turn: Turn, reason: str) -> None:
 def _holds_gradient_state(turn: Turn) -> bool:
     """Is the newest version's state with the learners rather than with the synchronizer?"""
     durable = turn.durable
-    assert durable.spec is not None and durable.merged is not None
+    assert durable.merged is not None
     number = durable.merged.number
-    return number > 0 and durable.spec.schedule.at(number).sends == "gradient" and durable.committed != durable.merged
+    return number > 0 and durable.timeline.at(number).kind == "replicated" and durable.committed != durable.merged
 
 
 def ask_commit(turn: Turn) -> None:
@@ -117,8 +119,11 @@ def _commit_when_due(turn: Turn) -> None:
         waiting = _waiting_for_state(turn)
         stuck = bool(waiting) and (bool(waiting & volatile.admitting) or not expected(turn))
         held_up = stuck or bool(volatile.leaving) or not _anybody(turn)
-        if held_up or durable.spec.schedule.switches_at(durable.merged.number):
+        if held_up or durable.timeline.changes_at(durable.merged.number):
             ask_commit(turn)
+        return
+    if durable.timeline.changes_at(durable.merged.number):
+        ask_commit(turn)
         return
     if turn.now_s - volatile.snapshot_s >= SNAPSHOT_SHARE * volatile.snapshot_cost_s:
         volatile.snapshot_s = turn.now_s
@@ -139,7 +144,7 @@ def _let_go(turn: Turn) -> None:
 def _learners_hold_the_newest(turn: Turn) -> bool:
     """Is the newest version, or the one under way, with the learners only?"""
     under_way = turn.durable.closing is not None or bool(turn.durable.held)
-    return _holds_gradient_state(turn) or (under_way and strategy(turn).sends == "gradient")
+    return _holds_gradient_state(turn) or (under_way and strategy(turn).kind == "replicated")
 
 
 def _anybody(turn: Turn) -> bool:
@@ -169,9 +174,8 @@ def expected(turn: Turn) -> dict[str, float]:
 def _close_when_ripe(turn: Turn) -> None:
     durable, volatile = turn.durable, turn.volatile
     assert durable.spec is not None and durable.merged is not None
-    volatile.again_s = None
-    waits_for_state = durable.spec.schedule.switches_at(durable.merged.number) and durable.committed != durable.merged
-    if durable.closing is not None or not durable.held or waits_for_state or _still_gathering(turn):
+    uncommitted_change = durable.timeline.changes_at(durable.merged.number) and durable.committed != durable.merged
+    if durable.closing is not None or not durable.held or uncommitted_change or _still_gathering(turn):
         return
     verdict = strategy(turn).barrier.judge(_view(turn), turn.now_s)
     if verdict.quorum and volatile.quorum_s is None:
@@ -209,25 +213,28 @@ def _close(turn: Turn) -> None:
     assert durable.spec is not None and durable.merged is not None
     chosen = strategy(turn)
     number = durable.merged.number + 1
-    pushes = tuple((c.contributor, c.generation, c.seq) for c in durable.held)
+    held = sorted(durable.held, key=lambda c: (c.contributor, c.seq)) if chosen.merge != "each" else durable.held
+    pushes = tuple((c.contributor, c.generation, c.seq) for c in held)
     names = list(dict.fromkeys(c.contributor for c in durable.held if turn.usable(c.contributor)))
     tokens = sum(c.tokens for c in durable.held)
     target = durable.spec.until_tokens
     final = ledger.settled(durable, frozenset(pushes)) or (
         target is not None and durable.tokens_merged + tokens >= target
     )
+    after = durable.timeline.closed(number, durable.tokens_merged + tokens)
     turn.emit(
         f.RoundClosed(
             version=Version(durable.lineage, number),
             strategy=chosen.name,
             pushes=pushes,
-            factors=merge.weights(chosen.merge, durable.held),
-            contributors=len({p[0] for p in pushes}),
+            factors=merge.weights(chosen.merge, held),
+            contributors=len({p[0] for p in pushes} | _lately(turn, chosen)),
             live=sum(m.live for m in durable.members.values()),
             tokens=tokens,
             final=final,
-            donor=_donor(turn, chosen, number, names, final),
+            donor=_donor(turn, after, number, names, final),
             evaluator=_evaluator(turn, names, final),
+            ends=after.ends,
         )
     )
     volatile.quorum_s, volatile.closed_s = None, turn.now_s
@@ -235,15 +242,22 @@ def _close(turn: Turn) -> None:
     turn.order(recovery.close_order(durable.closing))
 
 
-def _donor(turn: Turn, chosen: Strategy, number: int, names: list[str], final: bool) -> str:
-    """In gradient rounds: who uploads its state, when a snapshot is due or somebody waits for a state."""
-    durable, volatile = turn.durable, turn.volatile
-    assert durable.spec is not None
-    if chosen.sends != "gradient" or not names:
+def _lately(turn: Turn, chosen: Strategy) -> set[str]:
+    """Where every push is a round by itself: who else took part, while each had two in turn."""
+    if chosen.merge != "each":
+        return set()
+    live = [m.name for m in turn.durable.members.values() if m.live]
+    return set(turn.durable.recent[-2 * len(live) :]) & set(live)
+
+
+def _donor(turn: Turn, after: Timeline, number: int, names: list[str], final: bool) -> str:
+    """In synchronous rounds: who uploads its state, when a snapshot is due or somebody waits for a state."""
+    volatile, chosen = turn.volatile, after.at(number)
+    if chosen.kind != "replicated" or not names:
         return ""
     waiting = _waiting_for_state(turn)
     due = turn.now_s - volatile.snapshot_s >= max(2.0, 2 * SNAPSHOT_SHARE * volatile.snapshot_cost_s)
-    if not (waiting or due or final or durable.spec.schedule.switches_at(number)):
+    if not (waiting or due or final or after.changes_at(number)):
         return ""
     volatile.admitting |= waiting
     volatile.donor, volatile.snapshot_s = names[0], turn.now_s
@@ -271,9 +285,10 @@ def refusal(turn: Turn, push: Contribution) -> str:
     newest = durable.closing.version if durable.closing else durable.merged
     if push.base.number > newest.number:
         return "future"
-    if durable.spec.schedule.at(push.base.number + 1).sends == "gradient" and ledger.is_stale(durable, push.base):
+    kind = durable.timeline.at(push.base.number + 1).kind
+    if kind != durable.timeline.at(newest.number + 1).kind:
         return "stale"
-    if durable.spec.schedule.at(newest.number + 1).sends != durable.spec.schedule.at(push.base.number + 1).sends:
+    if kind == "replicated" and ledger.is_stale(durable, push.base):
         return "stale"
     return "lease" if ledger.lacks_leases(durable, push) else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from plesio.strategies.base import Schedule
+from plesio.strategies.schedule import Schedule
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):

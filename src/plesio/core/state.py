@@ -14,6 +14,9 @@ from plesio.core import facts as f
 from plesio.core.spec import RunSpec
 from plesio.core.taskbook import Task, TaskBook, TaskState
 from plesio.records import Contribution, Dataset, Span, Version
+from plesio.strategies.schedule import Timeline
+
+RECENT = 64
 
 
 class Member(msgspec.Struct):
@@ -48,6 +51,8 @@ class Durable(msgspec.Struct):
     merged: Version | None = None
     committed: Version | None = None
     snapshot: str = ""
+    ends: tuple[int, ...] = ()  # of phases of the schedule; see Timeline
+    recent: tuple[str, ...] = ()  # whose pushes were merged lately, the newest last
     tokens: int = 0  # committed
     synchronizer: str = ""
     finished: str = ""
@@ -57,6 +62,12 @@ class Durable(msgspec.Struct):
     def tokens_merged(self) -> int:
         """Committed and provisional tokens."""
         return self.tokens + sum(r.tokens for r in self.provisional)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The schedule so far."""
+        assert self.spec is not None
+        return Timeline(self.spec.schedule, self.ends)
 
 
 def spans(ids: Iterable[tuple[int, int]]) -> tuple[Span, ...]:
@@ -164,7 +175,8 @@ def _contribution_voided(state: Durable, fact: f.ContributionVoided) -> None:
 
 def _round_closed(state: Durable, fact: f.RoundClosed) -> None:
     pushes = set(fact.pushes)
-    state.closing = fact
+    state.closing, state.ends = fact, fact.ends
+    state.recent = (*state.recent, *(p[0] for p in fact.pushes))[-RECENT:]
     state.provisional.append(fact)
     state.held = [c for c in state.held if (c.contributor, c.generation, c.seq) not in pushes]
     for task in state.book.tasks.values():
@@ -213,7 +225,7 @@ def _rolled_back(state: Durable, fact: f.RolledBack) -> None:
         if member.generation == generation:
             member.voided = [*member.voided, seq][-64:]
     state.held, state.provisional, state.closing = [], [], None
-    state.lineage = fact.lineage
+    state.lineage, state.ends = fact.lineage, state.timeline.back_to(fact.to.number).ends
     state.merged = state.committed = Version(
         fact.lineage, fact.to.number
     )  # the same state, as the new lineage names it

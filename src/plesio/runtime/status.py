@@ -49,7 +49,7 @@ class StatusBoard:
         durable = state.durable
         assert durable.spec is not None
         newest = durable.merged
-        chosen = durable.spec.schedule.at((newest.number if newest else 0) + 1)
+        chosen = durable.timeline.at((newest.number if newest else 0) + 1)
         total = durable.dataset.units * durable.dataset.epochs if durable.dataset else 0
         return m.Status(
             version=newest,

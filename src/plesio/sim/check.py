@@ -16,7 +16,7 @@ from plesio.core import facts as f
 from plesio.core.state import Durable, apply
 from plesio.records import Contribution, Dataset, Span, Version
 from plesio.sim.content import Content
-from plesio.strategies.base import Schedule
+from plesio.strategies.schedule import Schedule, Timeline
 
 UnitId = tuple[int, int]
 PushId = tuple[str, int, int]
@@ -173,10 +173,11 @@ class Reference:
         for key in fact.pushes:
             push = self.accepted.get(key)
             assert push is not None and all(key not in r for r in self.rounds.values()), f"{key} is merged twice"
-            sends = self.schedule.at(number).sends
-            if sends == "gradient":
+            timeline = Timeline(self.schedule, fact.ends)
+            kind = timeline.at(number).kind
+            if kind == "replicated":
                 assert push.base == Version(self.lineage, number - 1), f"I4: {key} on {push.base} in round {number}"
-            assert self.schedule.at(push.base.number + 1).sends == sends, f"I4: {key} is of another kind of round"
+            assert timeline.at(push.base.number + 1).kind == kind, f"I4: {key} is of another kind of round"
         self.rounds[number] = fact.pushes
 
     def _merged(self, fact: f.VersionMerged) -> None:

@@ -13,7 +13,7 @@ from plesio.sim.learner import SimLearner
 from plesio.sim.network import Connection, Network
 from plesio.sim.synchronizer import SimSynchronizer
 from plesio.sim.world import Process, World
-from plesio.strategies.base import Schedule
+from plesio.strategies.schedule import Schedule
 
 
 class Launcher(Process):

@@ -18,6 +18,7 @@ from plesio.sim.content import Content, Step
 from plesio.sim.network import Connection, Network
 from plesio.sim.world import Process, World
 from plesio.strategies.base import Strategy
+from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
 
 ASK = 4
@@ -44,6 +45,7 @@ class SimLearner(Process):
         self.bulk: Connection | None = None
         self.wants_bulk = False
         self.lineage = 0
+        self.ends: tuple[int, ...] = ()
         self.rollback: e.RollBack | None = None
         self.stashed: list[tuple[m.VersionMade, Any]] = []  # of a lineage whose RollBack is not here yet
         self.content = Content(None, ())  # of the base
@@ -132,8 +134,12 @@ class SimLearner(Process):
     # -- training
 
     def _strategy(self) -> Strategy:
-        assert self.spec is not None and self.book.base is not None
-        return self.spec.schedule.at(self.book.base.number + 1)
+        assert self.book.base is not None
+        return self._timeline().at(self.book.base.number + 1)
+
+    def _timeline(self) -> Timeline:
+        assert self.spec is not None
+        return Timeline(self.spec.schedule, self.ends)
 
     def _advance(self) -> None:
         """Goes on with whatever can go on."""
@@ -143,13 +149,13 @@ class SimLearner(Process):
         if strategy.sends == "gradient":
             if self.book.unsent.steps:
                 self._push(False, self.book.base)
-            if self.book.in_flight:
+            if len(self.book.in_flight) > strategy.overlap:
                 return
         elif self.book.due(strategy.every):
             if self.book.full():
                 return
             self._push(False, self.book.base)
-        if strategy.overlap == 0 and self.book.in_flight:
+        elif strategy.overlap == 0 and self.book.in_flight:
             return
         if len(self.units) <= 1 and self.asked is None:
             self.request += 1
@@ -274,10 +280,13 @@ class SimLearner(Process):
             self._rejoin()
             return
         self.content = Content(self.content, payload)
+        self.ends = made.ends
         self._settle(made)
         if made.donor == self.name:
             self._upload(made.version)
         self.final = self.final or made.final
+        if self._timeline().reloads_at(made.version.number) and not self.final:
+            self._rejoin()
 
     def _settle(self, made: m.VersionMade) -> None:
         generation, seq = made.merged.get(self.name, (0, 0))
@@ -292,27 +301,33 @@ class SimLearner(Process):
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
                 self.stashed = [(made, content)]
                 return
-            if not self._return_unmerged(made.version):
+            if not self._return_unmerged(made):
                 self._rejoin()
                 return
         elif base is not None:
             if made.version.number <= base.number:
                 return
+            if self._strategy().kind != self._strategy_after(made).kind:
+                self._rejoin()
+                return
             self._settle(made)
-        self.content = content
+        self.content, self.ends = content, made.ends
         self.book.base, self.lineage, self.final = made.version, made.version.lineage, False
         self._tell(s.Hold(self.name, self.book.generation, made.version))
 
-    def _return_unmerged(self, version: Version) -> bool:
+    def _strategy_after(self, made: m.VersionMade) -> Strategy:
+        assert self.spec is not None
+        return Timeline(self.spec.schedule, made.ends).at(made.version.number + 1)
+
+    def _return_unmerged(self, made: m.VersionMade) -> bool:
         """After a roll-back, as the shipped learner does. False: join anew."""
         assert self.spec is not None and self.rollback is not None and self.book.base is not None
-        schedule = self.spec.schedule
-        keep = schedule.at(version.number + 1).sends == schedule.at(self.book.base.number + 1).sends == "delta"
+        keep = self._strategy().kind == self._strategy_after(made).kind == "local"
         told = self.rollback
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
         if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
             return False
-        back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
+        back, gone = self.book.rolled_back(made.version, told.voided, keep, told.settled)
         for seq in back:
             self.unsent.extend(self.pushes.pop(seq)[1])
         for seq in gone:

@@ -13,6 +13,7 @@ from plesio.records import Contribution, Version
 from plesio.sim.content import Content, Step
 from plesio.sim.network import Connection, Network
 from plesio.sim.world import Process, World
+from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
 
 HISTORY = 8
@@ -38,6 +39,7 @@ class SimSynchronizer(Process):
         self.point = point
         self.spec: RunSpec | None = None
         self.lineage = 0
+        self.ends: tuple[int, ...] = ()
         self.version: Version | None = None
         self.state_of: Version | None = None
         self.content: Content | None = None
@@ -103,7 +105,7 @@ class SimSynchronizer(Process):
         self.admitted.update(dict(order.learners))
         if order.lineage <= self.lineage:
             return
-        self.spec, self.lineage = order.spec, order.lineage
+        self.spec, self.lineage, self.ends = order.spec, order.lineage, order.ends
         self.held.clear()
         self.history.clear()
         self.version = self.state_of = None
@@ -142,15 +144,18 @@ class SimSynchronizer(Process):
         self._serve_waiting()
 
     def _gradient(self, base: Version) -> bool:
+        return self._timeline().at(base.number + 1).kind == "replicated"
+
+    def _timeline(self) -> Timeline:
         assert self.spec is not None
-        return self.spec.schedule.at(base.number + 1).sends == "gradient"
+        return Timeline(self.spec.schedule, self.ends)
 
     def _serve_waiting(self) -> None:
         """The whole state, to those who have none, if it is the newest version's."""
         if self.version is None or self.state_of != self.version:
             return
         for name in sorted(self.waiting):
-            made = m.VersionMade(self.version, "state", dict(self.merged))
+            made = m.VersionMade(self.version, "state", dict(self.merged), ends=self.ends)
             self.subscribers[name].send(self, made, self.content)
         self.waiting.clear()
 
@@ -161,20 +166,24 @@ class SimSynchronizer(Process):
             self._tell(s.Merged(self.incarnation, self.version))
             return
         assert self.version is not None and order.version.number == self.version.number + 1
-        kind = self.spec.schedule.at(order.version.number).sends
-        if kind == "gradient":
+        self.ends = order.ends
+        kind = self._timeline().at(order.version.number).kind
+        if kind == "replicated":
             assert all(self.held[p][0].base == self.version for p in order.pushes), "I4: a gradient on another version"
         steps = tuple(step for p in order.pushes for step in self.held[p][1])
         for push in order.pushes:
             del self.held[push]
             self.merged[push[0]] = max(self.merged.get(push[0], (0, 0)), push[1:])
         self.version = order.version
-        if kind == "delta":
+        if kind != "replicated":
             assert self.state_of == Version(self.lineage, self.version.number - 1), (
-                "a delta on a state that is not here"
+                "a change of a state that is not here"
             )
             self.content, self.state_of = Content(self.content, steps), order.version
-        made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator)
+        what = "gradient" if kind == "replicated" else "delta"
+        made = m.VersionMade(
+            order.version, what, dict(self.merged), order.final, order.donor, order.evaluator, ends=self.ends
+        )
         self.history.append((made, steps))
         for name, connection in self.subscribers.items():
             if name not in self.waiting:
@@ -200,7 +209,7 @@ class SimSynchronizer(Process):
             mine = self.snapshot is not None and version <= self.snapshot.version
             if mine and self.snapshot is not None:
                 self._tell(self.snapshot)
-            if not known or mine or self.spec is None or self.spec.schedule.at(version.number).sends != "gradient":
+            if not known or mine or self._timeline().at(version.number).kind != "replicated":
                 return
         if self.version is None or version == self.version:
             self.version = self.state_of = version

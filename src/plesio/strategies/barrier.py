@@ -1,6 +1,6 @@
 """When a round closes: pure rules over what is held and who is expected. No clock, no tensors.
 
-`All` waits for everybody who is expected; `Quorum` for K contributors that hold more than half of the
+`Free` waits for nobody; `All` for everybody who is expected; `Quorum` for K contributors that hold more than half of the
 expected tokens, and then for the grace. Source: DiLoCo 2311.08105, Decoupled DiLoCo 2604.21428.
 """
 
@@ -69,4 +69,12 @@ class Quorum(msgspec.Struct, frozen=True, tag="quorum"):
         return max(0.0, self.gamma * (self.overlap * view.step_s - view.merge_s))
 
 
-Barrier = All | Quorum
+class Free(msgspec.Struct, frozen=True, tag="free"):
+    """Nobody waits for anybody: what is there is merged."""
+
+    def judge(self, view: RoundView, now_s: float) -> Verdict:
+        """Closes as soon as anything is held."""
+        return Verdict(close=bool(view.held), quorum=bool(view.held))
+
+
+Barrier = All | Quorum | Free

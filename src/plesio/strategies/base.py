@@ -13,7 +13,8 @@ import msgspec
 from plesio.strategies.barrier import All, Barrier
 
 Sends = Literal["gradient", "delta"]
-Merge = Literal["mean", "token-weighted", "tokens"]
+Merge = Literal["mean", "token-weighted", "tokens", "each"]
+Kind = Literal["replicated", "served", "local"]
 
 
 class Outer(msgspec.Struct, frozen=True):
@@ -38,9 +39,11 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
     """One phase of a run.
 
     every: steps between two pushes (H). sends: gradients (each learner's own optimizer steps on their mean)
-    or deltas (an outer optimizer steps). fragments: parts that are sent apart (P; 1 so far).
-    overlap: steps that a learner may run on while its push is under way; 0 blocks. mix: share of the
-    local model kept at an arrival beyond the unsent work (alpha).
+    or deltas (an outer optimizer steps). optimizer: whose optimizer steps on gradients; 'server': the learner's
+    optimizer says rule and rate, and its state is the synchronizer's. fragments: parts that are sent apart (P; 1 so
+    far). overlap: steps that a learner may run on while its push is under way; 0 blocks. mix: share of the
+    local model kept at an arrival beyond the unsent work (alpha). warmup_rounds: synchronous rounds before it, when
+    the schedule does not say.
     """
 
     name: str
@@ -50,21 +53,14 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
     barrier: Barrier = All()
     merge: Merge = "mean"
     outer: Outer = Outer()
+    optimizer: Literal["learner", "server"] = "learner"
     overlap: int = 0
     mix: float = 0.0
+    warmup_rounds: int = 0
 
-
-class Schedule(msgspec.Struct, frozen=True):
-    """A strategy, and optionally another one before it for the first `start_rounds` rounds."""
-
-    main: Strategy
-    start: Strategy | None = None
-    start_rounds: int = 0
-
-    def at(self, number: int) -> Strategy:
-        """The strategy of the round that makes version `number` (>= 1)."""
-        return self.start if self.start is not None and number <= self.start_rounds else self.main
-
-    def switches_at(self, number: int) -> bool:
-        """Is version `number` the last one of the start?"""
-        return self.start is not None and number == self.start_rounds
+    @property
+    def kind(self) -> Kind:
+        """Where the newest state is: with every learner, with the synchronizer, or local work besides."""
+        if self.sends == "delta":
+            return "local"
+        return "replicated" if self.optimizer == "learner" else "served"

@@ -13,8 +13,10 @@ def weights(rule: Merge, contributions: Sequence[Contribution]) -> tuple[float, 
 
     Several pushes of one contributor follow one another, so their deltas add up and share its weight:
     token-weighted = (its tokens)^2 / (its steps) (2604.21428); tokens = its tokens; mean = 1. Factors of
-    the contributors sum to 1.
+    the contributors sum to 1. each: every push is a step by itself, with factor 1.
     """
+    if rule == "each":
+        return (1.0,) * len(contributions)
     tokens: dict[str, float] = {}
     steps: dict[str, float] = {}
     for item in contributions:

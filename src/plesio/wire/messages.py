@@ -153,8 +153,9 @@ class VersionMade(Message, frozen=True):
     """Synchronizer to learner, with a payload.
 
     kind: 'gradient' (packet of the mean gradient), 'delta' (packet of the change of the model that learners see),
-    'state' (safetensors file), 'gap' (no payload: what you miss is gone, join anew).
+    'params' (packet of that model), 'state' (safetensors file), 'gap' (no payload: what you miss is gone, join anew).
     merged: newest merged push per learner, (generation, seq). buffers: the new ones; empty: they are as they were.
+    ends: of phases of the schedule, see Timeline.
     """
 
     version: Version
@@ -164,6 +165,7 @@ class VersionMade(Message, frozen=True):
     donor: str = ""
     evaluator: str = ""
     buffers: bytes = b""
+    ends: tuple[int, ...] = ()
 
 
 PROBE_BYTES = 1 << 20  # a viewer must not be able to hurt the run
