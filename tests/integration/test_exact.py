@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from plesio.core.spec import RunSpec
+from plesio.errors import PlesioError
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.strategies.barrier import All
-from plesio.strategies.base import Outer, Schedule, Strategy
-from plesio.strategies.presets import SYNC, DiLoCo, LocalSGD, Sync
+from plesio.strategies.base import Outer, Strategy
+from plesio.strategies.presets import Async, DiLoCo, LocalSGD, Sync
+from plesio.strategies.schedule import Schedule
+from plesio.strategies.text import parse
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "exact.py"
 STEPS = 15
@@ -80,7 +83,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def test_sync_with_unequal_batches_is_one_learner_on_the_joined_batch(tmp_path: Path, inner: str) -> None:
     sizes = [4, 7, 2]
     expected = joined(sizes, inner)
-    for weights in trained(tmp_path, Sync(), sizes, inner):
+    for weights in trained(tmp_path, Schedule.of(Sync()), sizes, inner):
         assert_equal(weights, expected)
 
 
@@ -89,8 +92,13 @@ LIMIT = Strategy(name="limit", every=1, barrier=All(), merge="mean", outer=Outer
 
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule(main=LIMIT), Schedule(main=LIMIT, start=SYNC, start_rounds=6), DiLoCo(every=1, lr=1.0, momentum=0.0)],
-    ids=["decoupled at its limit", "after a synchronous start", "diloco(1, 1, 0)"],
+    [
+        Schedule.of(LIMIT),
+        Schedule.of(LIMIT, Sync(), 6),
+        Schedule.of(DiLoCo(every=1, lr=1.0, momentum=0.0)),
+        parse("sync until tokens=60; diloco(every=1, lr=1, momentum=0) until rounds=11; sync"),
+    ],
+    ids=["decoupled at its limit", "after a synchronous start", "diloco(1, 1, 0)", "there and back"],
 )
 def test_at_their_limit_local_steps_are_sync(tmp_path: Path, schedule: Schedule) -> None:
     sizes = [5, 5]
@@ -102,5 +110,27 @@ def test_at_their_limit_local_steps_are_sync(tmp_path: Path, schedule: Schedule)
 @pytest.mark.parametrize("inner", ["adamw", "sgd"])
 def test_localsgd_with_one_learner_is_sequential(tmp_path: Path, inner: str) -> None:
     expected = joined([4], inner, steps=16)
-    (weights,) = trained(tmp_path, LocalSGD(every=4), [4], inner, steps=16)
+    (weights,) = trained(tmp_path, Schedule.of(LocalSGD(every=4)), [4], inner, steps=16)
     assert_equal(weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "inner"),
+    [
+        ("async", "adamw"),
+        ("async", "momentum"),
+        ("sync until rounds=7; async", "adamw"),
+        ("async until tokens=28; sync", "adamw"),
+    ],
+)
+def test_async_with_one_learner_is_plain_pytorch_to_the_bit(tmp_path: Path, schedule: str, inner: str) -> None:
+    expected = joined([4], inner)
+    (weights,) = trained(tmp_path, parse(schedule), [4], inner)
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_an_optimizer_that_the_synchronizer_has_not_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(PlesioError):
+        trained(tmp_path, Schedule.of(Async()), [4], "rmsprop")
+    assert "not RMSprop" in (tmp_path / "run" / "logs" / "learner-0.log").read_text()

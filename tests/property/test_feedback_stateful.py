@@ -42,8 +42,8 @@ class WiredToNothing:
     def tell(self, message: Any) -> None:
         self.told.append(message)
 
-    def push(self, contribution: Any, data: bytes, buffers: bytes) -> None:
-        self.sent[(contribution.generation, contribution.seq)] = data
+    def push(self, push: m.Push, data: bytes) -> None:
+        self.sent[(push.contribution.generation, push.contribution.seq)] = data
 
     def settle(self, seqs: list[int]) -> None: ...
 
@@ -144,8 +144,8 @@ class Feedback(RuleBasedStateMachine):
     def nothing_of_the_work_is_missing(self) -> None:
         engine = self.engine
         engine._wait_for_codec()
-        local = engine.layout.gather(engine.parameters, torch.empty(SIZE, dtype=torch.float64))
-        found = self.gone + (engine.anchor - local)
+        local = engine.layout.gather(engine.replica.parameters, torch.empty(SIZE, dtype=torch.float64))
+        found = self.gone + (engine.replica.anchor - local)
         for seq in self.in_flight:
             found = found + self.packet(seq)
         if engine._codec_state is not None:
@@ -154,7 +154,7 @@ class Feedback(RuleBasedStateMachine):
 
     @invariant()
     def the_base_is_what_the_server_has(self) -> None:
-        torch.testing.assert_close(self.engine.outer, self.server)
+        torch.testing.assert_close(self.engine.replica.outer, self.server)
         assert self.engine.book.base == self.at and self.engine.rejoins == 0
 
 

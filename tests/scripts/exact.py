@@ -17,9 +17,11 @@ def model() -> torch.nn.Module:
 
 
 def optimizer(of: torch.nn.Module) -> torch.optim.Optimizer:
-    return (
-        torch.optim.AdamW(of.parameters(), lr=1e-2) if INNER == "adamw" else torch.optim.SGD(of.parameters(), lr=0.05)
-    )
+    if INNER == "adamw":
+        return torch.optim.AdamW(of.parameters(), lr=1e-2)
+    if INNER == "rmsprop":
+        return torch.optim.RMSprop(of.parameters(), lr=1e-3)
+    return torch.optim.SGD(of.parameters(), lr=0.05, momentum=0.9 if INNER == "momentum" else 0.0, nesterov=False)
 
 
 def batch(step: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,11 +17,12 @@ import msgspec
 from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
-from plesio.registry import CODECS, STRATEGIES, check, load
+from plesio.registry import CODECS, check
 from plesio.runtime import snapshots
 from plesio.runtime import tensorboard as boards
 from plesio.runtime.joiner import Joiner, Joining
 from plesio.runtime.supervisor import Plan, Supervisor
+from plesio.strategies.text import parse as parse_schedule
 from plesio.testing import chaos as faults
 from plesio.wire import tokens
 from plesio.wire.tls import load as load_tls
@@ -36,7 +37,7 @@ def make_spec(
     learners: int,
     strategy: str,
     codec: str | None,
-    every: int,
+    every: int | None,
     start_rounds: int | None,
     until_tokens: int | None,
     epochs: int | None,
@@ -47,10 +48,8 @@ def make_spec(
         raise UserError(f"script {str(script)!r} does not exist; give the path of a Python file")
     if "/" in name or name.startswith("."):
         raise UserError(f"run name {name!r} must be a plain folder name")
-    schedule = load(STRATEGIES, "strategy", strategy)(
-        every=every, **({} if start_rounds is None else {"start_rounds": start_rounds})
-    )
-    text = codec or ("none" if strategy == "sync" else "int8")
+    schedule = parse_schedule(strategy, every, start_rounds)
+    text = codec or ("none" if schedule.phases[-1].strategy.sends == "gradient" else "int8")
     check(CODECS, "codec", text.partition("(")[0])  # loading it would import torch here, for nothing
     return RunSpec(
         run=name,

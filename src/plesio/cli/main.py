@@ -19,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 LISTEN_HELP = "HOST:PORT of the coordinator (the synchronizer takes PORT + 1). 0.0.0.0:7700: other machines may join."
-STRATEGY_HELP = "decoupled (local steps, quorum), sync (every step), localsgd or diloco (local steps, all wait)."
+STRATEGY_HELP = (
+    "decoupled (local steps, quorum), localsgd or diloco (local steps, all wait), sync (every step), async (parameter "
+    "server); with settings: 'decoupled(every=16, k=2)'; one after the other: 'sync until tokens=200k; decoupled'."
+)
 TENSORBOARD_HELP = "Write TensorBoard event files to RUN/tensorboard; needs plesio[tensorboard]."
 KEEP_HELP = "Keep so many of the newest snapshots, and a few older ones spread over the run."
 TOKEN_HELP = "File with the run's token; made when it is missing. Default with --listen: RUN/token."
@@ -33,10 +36,12 @@ def run(
     script: Annotated[Path, typer.Argument(help="Your training script; what follows it is passed on to it.")],
     learners: Annotated[int, typer.Option(help="Processes that train.", min=1)] = 2,
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = "decoupled",
-    codec: Annotated[Optional[str], typer.Option(help="none, bf16, fp16, int8. Default: int8; sync: none.")] = None,
-    every: Annotated[int, typer.Option(help="Steps between two pushes (H).", min=1)] = 32,
+    codec: Annotated[
+        Optional[str], typer.Option(help="none, bf16, fp16, int8. Default: int8; sync, async: none.")
+    ] = None,
+    every: Annotated[Optional[int], typer.Option(help="Steps between two pushes (H). Default: 32.", min=1)] = None,
     start_rounds: Annotated[
-        Optional[int], typer.Option(help="Synchronous rounds at first. decoupled: 60.", min=0)
+        Optional[int], typer.Option(help="Synchronous rounds at first, when the strategy is one. decoupled: 60.", min=0)
     ] = None,
     until_tokens: Annotated[Optional[int], typer.Option(help="Stop at so many committed tokens.", min=1)] = None,
     epochs: Annotated[Optional[int], typer.Option(help="Deal the data so many times.", min=1)] = None,

@@ -25,14 +25,15 @@ from plesio.core.spec import RunSpec
 from plesio.errors import CodecError, InternalError, ModelMismatch, PlesioError, UserError
 from plesio.records import Contribution, Dataset, Version
 from plesio.runtime import buffers
-from plesio.runtime.fragments import Layout, pack_state, unpack_state
+from plesio.runtime.fragments import unpack_state
 from plesio.runtime.link import Identity, Link
 from plesio.runtime.meter import Meter
-from plesio.runtime.optimizers import BoundOptimizer
 from plesio.runtime.outerstate import digest
+from plesio.runtime.replica import Replica
 from plesio.runtime.tracks import Track, report
 from plesio.runtime.worker import Worker
 from plesio.strategies.base import Strategy
+from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
 from plesio.wire.timings import Kind
 from plesio.wire.tls import Tls
@@ -55,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class LearnerEngine:
-    """Owns the model's flat copies, the push book and the link. Called by the user's main thread only."""
+    """Owns the replica, the push book and the link. Called by the user's main thread only."""
 
     def __init__(
         self,
@@ -65,23 +66,15 @@ class LearnerEngine:
         evaluate: Callable[[torch.nn.Module], float] | None,
     ) -> None:
         self.settings = settings
-        self.model = model
-        self.evaluate = evaluate
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.buffers = buffers.persistent(model)
-        self.buffers_known = b""  # of the base
-        self.layout = Layout.of(named, buffers.describe(self.buffers))
-        self.parameters: list[Tensor] = [p for _, p in named]
-        self.optimizer = BoundOptimizer(optimizer, self.parameters)
-        self.local = torch.empty(self.layout.numel, dtype=self.layout.dtype)  # scratch
-        self.outer = torch.empty_like(self.local)  # the base: the newest version, as all learners see it
-        self.anchor = torch.empty_like(self.local)  # local - anchor is the work that is not sent yet
+        self.replica = Replica(model, optimizer, evaluate)
+        self.layout = self.replica.layout
         self.meter = Meter()
         self.on_main, self.on_codec = Track(joining=True), Track()  # timed spans of these threads
         self.events: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.book = PushBook(run="", name=settings.name)
         self.spec: RunSpec | None = None
         self.lineage = 0
+        self.ends: tuple[int, ...] = ()  # of phases of the schedule, as of the base
         self.rollback: e.RollBack | None = None
         self.stashed: list[tuple[m.VersionMade, Any]] = []  # of a lineage whose roll-back was not told yet
         self.units: deque[UnitId] = deque()
@@ -174,15 +167,16 @@ class LearnerEngine:
             spent_s += self.meter.enter()
         self.meter.step(tokens, loss, spent_s)
         self.on_main.add(Kind.COMPUTE, self.meter.left_s - spent_s, spent_s)
-        if not self.optimizer.deferring:  # a gradient leaves on the base that it was computed on
+        rejoins = self.rejoins
+        if not self.gradients:  # one leaves on the base that it was computed on
             self._drain()
         if self.ended is not None:
             self._settle_final()
-        elif self.void_unit:
-            self._discard_local()
+        elif self.void_unit or self.rejoins != rejoins:
+            self.replica.discard()
         else:
             self.book.step(tokens, self.current, ends_unit)
-            if self.optimizer.deferring:
+            if self.gradients:
                 self._gradient_round()
             else:
                 self._local_step()
@@ -192,12 +186,18 @@ class LearnerEngine:
             self._settle_final()
         self.meter.leave()
 
+    @property
+    def gradients(self) -> bool:
+        """Are these rounds of gradients?"""
+        return self.replica.kind in ("replicated", "served")
+
     def _gradient_round(self) -> None:
-        gradient = self.layout.gather(self.optimizer.gradients(), torch.empty_like(self.local))
-        seq = self._push(gradient, last=False)
+        may_be_under_way = self._strategy().overlap
+        self._push(self.replica.take_gradient(), last=False)
         self.meter.phase = "waiting"
-        while seq in self.book.in_flight and self.ended is None:
+        while len(self.book.in_flight) > may_be_under_way and self.ended is None:
             self._handle_next()
+        self._drain()
         self.meter.phase = "training"
 
     def _local_step(self) -> None:
@@ -214,8 +214,12 @@ class LearnerEngine:
         self.meter.phase = "training"
 
     def _strategy(self) -> Strategy:
-        assert self.spec is not None and self.book.base is not None
-        return self.spec.schedule.at(self.book.base.number + 1)
+        assert self.book.base is not None
+        return self._strategy_after(self.book.base, self.ends)
+
+    def _strategy_after(self, version: Version, ends: tuple[int, ...]) -> Strategy:
+        assert self.spec is not None
+        return Timeline(self.spec.schedule, ends).at(version.number + 1)
 
     def _ask(self, dataset: Dataset, count: int) -> None:
         self.request += 1
@@ -225,21 +229,17 @@ class LearnerEngine:
     # -- sending
 
     def _push_delta(self, last: bool) -> None:
-        """What is not sent yet leaves: delta = anchor - local; the local model goes on from there."""
-        local = self.layout.gather(self.parameters, self.local)
-        delta = self.anchor - local
-        self.anchor.copy_(local)
-        self._push(delta, last)
+        """What is not sent yet leaves; the local model goes on from there."""
+        self._push(self.replica.take_delta(), last)
 
-    def _push(self, value: Tensor, last: bool) -> int:
+    def _push(self, value: Tensor, last: bool) -> None:
         """value: (n,), handed over to the codec thread."""
         assert self.spec is not None
         push = self.book.cut(self.spec.uplink, "", 0, self.meter.step_s, last)
-        mine = buffers.pack(self.buffers)
-        self._pool.submit(self._guarded, self._encode, push, value, b"" if mine == self.buffers_known else mine)
-        return push.seq
+        rule = self.replica.optimizer.rule() if self.replica.kind == "served" else b""
+        self._pool.submit(self._guarded, self._encode, push, value, self.replica.own_buffers(), rule)
 
-    def _encode(self, push: Contribution, value: Tensor, mine: bytes) -> None:
+    def _encode(self, push: Contribution, value: Tensor, mine: bytes, rule: bytes) -> None:
         """On the codec thread."""
         began_s = time.monotonic()
         if self._codec_state is None:
@@ -251,20 +251,16 @@ class LearnerEngine:
         data = packet.to_bytes()
         self.packets[push.seq] = data
         self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s, push.seq)
-        self.link.push(msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data)), data, mine)
+        push = msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data))
+        self.link.push(m.Push(push, mine, rule), data)
 
     def _upload(self, version: Version) -> None:
         """Gives this learner's state of `version` (its base) to the synchronizer."""
-        if self.optimizer.deferring or version.number == 0:
-            flat = self.layout.gather(self.parameters, torch.empty_like(self.local))
-        else:
-            flat = self.outer.clone()
-        state = self.optimizer.state()
-        extra = {buffers.PREFIX + name: buffer.clone() for name, buffer in self.buffers.items()}
+        pack = self.replica.state()
 
         def send() -> None:
             began_s = time.monotonic()
-            data = pack_state(self.layout, flat, state, extra)
+            data = pack()
             self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s)
             self.link.upload(version, data)
 
@@ -285,7 +281,7 @@ class LearnerEngine:
         value: Any = None
         if made.kind == "state":
             value = unpack_state(payload or b"")
-        elif made.kind in ("gradient", "delta"):
+        elif made.kind in ("gradient", "delta", "params"):
             value = codecs.decode(Packet.from_bytes(payload or b""))
         self.on_codec.add(Kind.DECODE, began_s, time.monotonic() - began_s, made.version.number)
         self.events.put((made, value))
@@ -417,25 +413,24 @@ class LearnerEngine:
             return
         if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
             return
-        if made.kind == "gap" or made.version.number != base.number + 1:
+        if made.kind == "gap" or (made.kind != "params" and made.version.number != base.number + 1):
             self._rejoin("it missed versions")
             return
-        settled = self.book.arrived(made.version, self._merged_seq(made))
-        if made.buffers:
-            buffers.unpack(made.buffers, self.buffers)
-            self.buffers_known = made.buffers
-        if made.kind == "gradient":
-            self.optimizer.finish(self.layout.views(value))
-            self._evaluate_if_asked(made)
-        else:
-            self.outer.add_(value)
-            self._rebase()
-            self._evaluate_if_asked(made)
-        self._forget(settled)
-        self._arrived_at(made.version)
+        assert self.spec is not None
+        if self.replica.kind != Timeline(self.spec.schedule, made.ends).at(made.version.number).kind:
+            self._rejoin("it missed the end of a phase")
+            return
+        self._forget(self.book.arrived(made.version, self._merged_seq(made)))
+        self.replica.advance(made.kind, value, made.buffers)
+        if made.evaluator == self.settings.name and self.replica.evaluate is not None:
+            self._evaluate(made.version)
+        self.final = self.final or made.final
+        if Timeline(self.spec.schedule, made.ends).reloads_at(made.version.number) and not self.final:
+            self._rejoin("the next phase begins")
+            return
+        self._arrived_at(made.version, made.ends)
         if made.donor == self.settings.name:
             self._upload(made.version)
-        self.final = self.final or made.final
 
     def _take_state(self, made: m.VersionMade, value: Any) -> None:
         """The whole state: as a joiner, after a roll-back, or after a reconnection."""
@@ -449,82 +444,59 @@ class LearnerEngine:
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
                 self.stashed = [(made, value)]
                 return
-            if not self._return_unmerged(made.version):
-                self._rejoin("gradients under way were lost with the synchronizer")
+            if not self._return_unmerged(made):
+                self._rejoin("work under way was lost with the synchronizer")
                 return
         elif base is not None:
             if made.version.number <= base.number:
                 return
+            if self.replica.kind != self._strategy_after(made.version, made.ends).kind:
+                self._rejoin("it missed the end of a phase")
+                return
             self._forget(self.book.arrived(made.version, self._merged_seq(made)))
-        for name, buffer in self.buffers.items():
-            buffer.detach().copy_(tensors[buffers.PREFIX + name])
-        self.buffers_known = buffers.pack(self.buffers)
-        assert self.spec is not None
-        gradient_next = self.spec.schedule.at(made.version.number + 1).sends == "gradient"
-        if base is None or gradient_next:
-            self.optimizer.load(tensors)
-            self.layout.scatter(flat, self.parameters)
-            self.outer.copy_(flat)
-            self.anchor.copy_(flat)
+        local = self._strategy_after(made.version, made.ends).kind == "local"
+        if base is not None and local and self.replica.kind == "local":
+            self.replica.move_to(flat, tensors)
         else:
-            self.outer.copy_(flat)
-            self._rebase()
+            self.replica.load(flat, tensors)
+            self.replica.kind = None
         self.book.base = made.version
         self.final = False
-        self._arrived_at(made.version)
+        self._arrived_at(made.version, made.ends)
         me = self.link.identity
         self.link.tell(s.Hold(me.name, me.generation, made.version, me.incarnation))
         if base is None and made.version.number == 0:
             self._evaluate_initial(made.version)
 
-    def _return_unmerged(self, version: Version) -> bool:
+    def _return_unmerged(self, made: m.VersionMade) -> bool:
         """After a roll-back: deltas under way are unsent work again, those that had been merged are gone.
 
         False: gradients were under way that nobody has seen; their units are still leased, so join anew.
         """
-        assert self.rollback is not None and self.spec is not None
+        assert self.rollback is not None
         self._wait_for_codec()
-        keep = self._strategy().sends == self.spec.schedule.at(version.number + 1).sends == "delta"
+        keep = self._strategy().kind == self._strategy_after(made.version, made.ends).kind == "local"
         told = self.rollback
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
         if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
             return False
-        back, gone = self.book.rolled_back(version, told.voided, keep, told.settled)
-        for seq in back:
-            codecs.accumulate(Packet.from_bytes(self.packets[seq]), self.anchor, 1.0)
+        back, gone = self.book.rolled_back(made.version, told.voided, keep, told.settled)
+        self.replica.give_back(self.packets[seq] for seq in back)
         self._forget([*back, *gone])
-        self.lineage, self.rollback = version.lineage, None
+        self.lineage, self.rollback = made.version.lineage, None
         self._codec_state = self._codec_state if keep else None
         return True
 
-    def _arrived_at(self, version: Version) -> None:
+    def _arrived_at(self, version: Version, ends: tuple[int, ...]) -> None:
         """The base is this version now; are the next rounds of another kind?"""
-        assert self.spec is not None
-        self.lineage = version.lineage
+        self.lineage, self.ends = version.lineage, ends
         self.link.identity.base = version
-        was, self.optimizer.deferring = self.optimizer.deferring, self._strategy().sends == "gradient"
-        if was and not self.optimizer.deferring:
-            self.layout.gather(self.parameters, self.outer)
-            self.anchor.copy_(self.outer)
+        if self.replica.enter(self._strategy().kind):
             self._pool.submit(self._drop_feedback)
 
     def _drop_feedback(self) -> None:
         """The residual of gradients is no residual of deltas."""
         self._codec_state = None
-
-    def _rebase(self) -> None:
-        """local = outer + (local - anchor); the work that is not sent stays."""
-        local = self.layout.gather(self.parameters, self.local)
-        local.sub_(self.anchor).add_(self.outer)
-        self.anchor.copy_(self.outer)
-        self.layout.scatter(local, self.parameters)
-
-    def _discard_local(self) -> None:
-        """The unit is not this learner's any more: its steps do not count."""
-        if self.optimizer.deferring:
-            self.optimizer.gradients()
-        else:
-            self.layout.scatter(self.outer, self.parameters)
 
     def _forget(self, seqs: list[int]) -> None:
         for seq in seqs:
@@ -551,36 +523,19 @@ class LearnerEngine:
                 print("plesio: the final version did not arrive; the model is an earlier one", file=sys.stderr)
                 break
             self._handle_next(timeout_s=0.5)
-        if not self.optimizer.deferring and self.book.base is not None:
-            self.layout.scatter(self.outer, self.parameters)
-        buffers.unpack(self.buffers_known, self.buffers)
-        self.optimizer.deferring = False
+        if self.book.base is not None:
+            self.replica.settle()
         self.meter.phase = "done"
 
     # -- measuring
 
-    def _evaluate_if_asked(self, made: m.VersionMade) -> None:
-        if made.evaluator == self.settings.name and self.evaluate is not None:
-            self._evaluate(made.version, own=made.kind == "gradient")
-
     def _evaluate_initial(self, version: Version) -> None:
-        if self.evaluate is not None and self.settings.name == "learner-0":
-            self._evaluate(version, own=True)
+        if self.replica.evaluate is not None and self.settings.name == "learner-0":
+            self._evaluate(version)
 
-    def _evaluate(self, version: Version, own: bool) -> None:
-        """The user's held-out loss of a version; own: the parameters are that version already."""
-        assert self.evaluate is not None
+    def _evaluate(self, version: Version) -> None:
         began_s = time.monotonic()
-        mine = None if own else self.layout.gather(self.parameters, self.local).clone()
-        if not own:
-            self.layout.scatter(self.outer, self.parameters)
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            loss = float(self.evaluate(self.model))
-        self.model.train(training)
-        if mine is not None:
-            self.layout.scatter(mine, self.parameters)
+        loss = self.replica.loss()
         spent_s = time.monotonic() - began_s
         self.on_main.add(Kind.EVALUATE, began_s, spent_s, version.number)
         self.link.tell(s.LossMeasured(self.settings.name, self.book.generation, version, loss, spent_s))

@@ -15,7 +15,7 @@ import msgspec
 
 from plesio.core import stimuli as s
 from plesio.errors import PlesioError, WireError
-from plesio.records import Contribution, Version
+from plesio.records import Version
 from plesio.runtime.bulk import Bulk
 from plesio.runtime.heart import Heart
 from plesio.runtime.peer import keep_connected
@@ -111,11 +111,10 @@ class Link:
         """The identity has its generation: bulk may connect."""
         self._loop.call_soon_threadsafe(self._connect_bulk)
 
-    def push(self, contribution: Contribution, data: bytes, buffers: bytes) -> None:
+    def push(self, push: m.Push, data: bytes) -> None:
         """Sends a push; sent again on every new bulk connection until settled."""
-        message = m.Push(contribution, buffers)
         self._loop.call_soon_threadsafe(
-            self._bulk.put, m.push_id(contribution.generation, contribution.seq), message, data
+            self._bulk.put, m.push_id(push.contribution.generation, push.contribution.seq), push, data
         )
 
     def settle(self, seqs: list[int]) -> None:

@@ -16,6 +16,7 @@ from plesio.errors import CodecError
 from plesio.records import Version
 from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state, unpack_state
+from plesio.runtime.optimizers import ServedOptimizer, read_rule
 from plesio.strategies import outer
 from plesio.strategies.base import Strategy
 
@@ -34,6 +35,7 @@ class OuterState:
         self.momentum = torch.empty(0)
         self.optimizer: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
+        self.served: ServedOptimizer | None = None  # which has `optimizer` as its state
         self._gradient_state: Any = None
         self._feedback: Any = None
         self._sum = torch.empty(0)
@@ -46,18 +48,21 @@ class OuterState:
         self.optimizer = {k: v for k, v in tensors.items() if k.startswith("optim.")}
         self.buffers = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
         self._sum = torch.zeros_like(self.theta)
-        self._feedback = None
+        self.served = self._feedback = None
 
     def dump(self) -> bytes:
         """The state file of the newest version."""
         assert self.layout is not None
         extra = {"shadow": self.shadow, "momentum": self.momentum, **self._named_buffers()}
-        return pack_state(self.layout, self.theta, self.optimizer, extra)
+        return pack_state(self.layout, self.theta, self._optimizer_state(), extra)
 
     def dense(self) -> bytes:
         """What a joiner gets: the model as all learners see it."""
         assert self.layout is not None
-        return pack_state(self.layout, self.shadow, self.optimizer, self._named_buffers())
+        return pack_state(self.layout, self.shadow, self._optimizer_state(), self._named_buffers())
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return self.optimizer if self.served is None else self.served.state()
 
     def _named_buffers(self) -> dict[str, Tensor]:
         return {buffers.PREFIX + name: buffer for name, buffer in self.buffers.items()}
@@ -80,8 +85,11 @@ class OuterState:
         if buffers.describe(known) != layout.buffers:
             raise CodecError("the state's buffers are not those of its model")
 
-    def check(self, data: bytes | memoryview, mine: bytes) -> Packet:
-        """A learner's push, refused unless it decodes to this model's size, as its buffers do. Raises CodecError."""
+    def check(self, data: bytes | memoryview, mine: bytes, rule: bytes) -> Packet:
+        """A learner's push, refused unless it decodes to this model's size, as its buffers do. Raises CodecError.
+
+        rule: of its optimizer; b'': its rounds need none.
+        """
         if mine:
             buffers.unpack(mine, {k: v.clone() for k, v in self.buffers.items()})
         packet = Packet.from_bytes(data)
@@ -91,19 +99,34 @@ class OuterState:
             raise CodecError(f"a push of shape {packet.shape} for a model of {self.layout.numel} parameters")
         if not codecs.is_finite(packet):
             raise CodecError("a push holds NaN or Inf")
+        if rule:
+            read_rule(rule, len(self.layout.names))
         return packet
 
-    def merge(self, order: CloseRound, packets: Sequence[Packet], strategy: Strategy) -> bytes:
-        """Makes the next version; returns the packet for the learners."""
+    def merge(
+        self, order: CloseRound, packets: Sequence[Packet], rules: Sequence[bytes], strategy: Strategy
+    ) -> tuple[str, bytes]:
+        """Makes the next version; returns the kind and the packet of what the learners get. rules: see `check`."""
+        if strategy.kind == "served":
+            return self._serve(packets, rules)
         total = self._sum
         if total.shape != packets[0].shape:
             total = self._sum = torch.zeros(packets[0].shape, dtype=codecs.dtype_of(packets[0]))
         total.zero_()
         for factor, packet in zip(order.factors, packets, strict=True):
             codecs.accumulate(packet, total, factor)
-        if strategy.sends == "gradient":
-            return self._send_gradient(total)
+        if strategy.kind == "replicated":
+            return "gradient", self._send_gradient(total)
         outer.step(strategy.outer, self.theta, self.momentum, total, order.contributors)
+        return self._send_change()
+
+    def _serve(self, packets: Sequence[Packet], rules: Sequence[bytes]) -> tuple[str, bytes]:
+        """Each gradient is a step of the optimizer that is kept here."""
+        assert self.layout is not None
+        if self.served is None:
+            self.served = ServedOptimizer(self.layout.views(self.theta), self.optimizer)
+        for packet, rule in zip(packets, rules, strict=True):
+            self.served.step(rule, self.layout.views(codecs.decode(packet)))
         return self._send_change()
 
     def merge_buffers(self, factors: Sequence[float], parts: Sequence[bytes]) -> bytes:
@@ -121,13 +144,19 @@ class OuterState:
         data: bytes = packet.to_bytes()
         return data
 
-    def _send_change(self) -> bytes:
-        """theta - shadow, encoded; what the codec loses stays in the difference: feedback on the server's side."""
+    def _send_change(self) -> tuple[str, bytes]:
+        """theta - shadow, encoded; what the codec loses stays in the difference: feedback on the server's side.
+
+        A codec that loses nothing sends theta itself, which is as long and exact.
+        """
+        if not self.codec.needs_feedback:
+            self.shadow.copy_(self.theta)
+            packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
+            return "params", packet.to_bytes()
         change = self.theta - self.shadow
         packet, _ = self.codec.encode(change, self.codec.init(change))
         codecs.accumulate(packet, self.shadow, 1.0)
-        data: bytes = packet.to_bytes()
-        return data
+        return "delta", packet.to_bytes()
 
 
 def digest(data: bytes | memoryview) -> str:

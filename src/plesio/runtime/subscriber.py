@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections import deque
 
+import msgspec
+
 from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
@@ -24,14 +26,22 @@ class Subscriber:
         self.source = source
         self.have = have
         self.sends = sends
-        self.queue: deque[tuple[int, Outgoing]] = deque()
+        self.queue: deque[tuple[m.VersionMade, bytes]] = deque()
         self.wake = asyncio.Event()
         self.waits_for_state = True
 
     def offer(self, made: m.VersionMade, payload: bytes) -> None:
-        """Queues a version."""
-        self.queue.append((made.version.number, Outgoing(self.id(made), m.encode(made), payload)))
+        """Queues a version. One that says all takes the place of those before it whose sending has not begun."""
+        while made.kind == "params" and self.queue and self._replaceable(self.queue[-1][0]):
+            older, _ = self.queue.pop()
+            made = msgspec.structs.replace(
+                made, buffers=made.buffers or older.buffers, evaluator=made.evaluator or older.evaluator
+            )
+        self.queue.append((made, payload))
         self.wake.set()
+
+    def _replaceable(self, made: m.VersionMade) -> bool:
+        return made.kind == "params" and self.id(made) != self.have.id
 
     def id(self, made: m.VersionMade) -> str:
         """Names the bytes of this message."""
@@ -43,9 +53,10 @@ class Subscriber:
             await self.wake.wait()
             self.wake.clear()
             while self.queue:
-                number, outgoing = self.queue.popleft()
+                made, payload = self.queue.popleft()
+                outgoing = Outgoing(self.id(made), m.encode(made), payload)
                 began_s = time.monotonic()
                 for part, piece in outgoing.parts(self.have):
                     await self.channel.send_bulk(m.encode(part), piece)
                 self.have = Have()
-                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, number)
+                self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, made.version.number)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -34,6 +34,8 @@ from plesio.runtime.peer import keep_connected
 from plesio.runtime.seats import Seats
 from plesio.runtime.subscriber import Subscriber
 from plesio.runtime.tracks import Track, report
+from plesio.strategies.base import Strategy
+from plesio.strategies.schedule import Timeline
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import Limits
@@ -48,6 +50,15 @@ BODY_BYTES = 16 << 20
 STATE_FACTOR, STATE_BYTES = 8, 64 << 20  # no push or state is larger than so many models, and so many bytes
 
 PushId = tuple[str, int, int]
+
+
+class Held(NamedTuple):
+    """A push that waits for its round."""
+
+    push: Contribution
+    packet: Packet
+    buffers: bytes
+    rule: bytes
 
 
 class Synchronizer:
@@ -68,10 +79,11 @@ class Synchronizer:
         self.incarnation = incarnation
         self.spec: RunSpec | None = None
         self.lineage = 0
+        self.ends: tuple[int, ...] = ()  # of phases of the schedule
         self.version: Version | None = None  # the newest made
         self.state_of: Version | None = None  # the version whose parameters `outer` holds
         self.outer: OuterState | None = None
-        self.held: dict[PushId, tuple[Contribution, Packet, bytes]] = {}  # and its buffers
+        self.held: dict[PushId, Held] = {}
         self.merged: dict[str, tuple[int, int]] = {}
         self.seats = Seats()
         self.inboxes: dict[str, tuple[int, Assembler]] = {}  # by learner, with its generation
@@ -139,8 +151,8 @@ class Synchronizer:
             self._tell(s.Merged(self.incarnation, self.version))
         if self.snapshot is not None:
             self._tell(self.snapshot)
-        for contribution, _, _ in self.held.values():
-            self._tell(s.PushArrived(self.incarnation, contribution))
+        for held in self.held.values():
+            self._tell(s.PushArrived(self.incarnation, held.push))
 
     def _on_lost(self) -> None:
         self.control = None
@@ -183,7 +195,7 @@ class Synchronizer:
             self.seats.admit(name, generation, incarnation)
         if order.lineage == self.lineage:
             return
-        self.spec, self.lineage = order.spec, order.lineage
+        self.spec, self.lineage, self.ends = order.spec, order.lineage, order.ends
         self.held.clear()
         self.history.clear()
         self.outer = OuterState(order.spec.downlink)
@@ -214,7 +226,7 @@ class Synchronizer:
                 self._subscribe(channel, message)
             elif isinstance(message, m.Push) and payload is not None:
                 self.seats.check(channel, message.contribution.contributor, message.contribution.generation)
-                self._hold(message.contribution, payload, message.buffers)
+                self._hold(message, payload)
             elif isinstance(message, m.StateUpload) and payload is not None:
                 self.seats.check(channel, message.name, message.generation)
                 self._queue_upload(message, payload)
@@ -245,7 +257,8 @@ class Synchronizer:
         self.uploading.add(upload.name)
         self.orders.put_nowait((upload, payload))
 
-    def _hold(self, push: Contribution, payload: memoryview, buffers: bytes) -> None:
+    def _hold(self, message: m.Push, payload: memoryview) -> None:
+        push = message.contribution
         key = (push.contributor, push.generation, push.seq)
         wrong = ledger.malformed(push)
         if wrong:
@@ -264,7 +277,10 @@ class Synchronizer:
             return
         if push.digest != digest(payload):
             raise CodecError(f"the digest of push {push.seq} does not match its bytes")
-        self.held[key] = (push, self.outer.check(payload, buffers), buffers)
+        packet = self.outer.check(payload, message.buffers, message.rule)
+        if not message.rule and self._strategy_after(push.base).kind == "served":
+            raise CodecError(f"push {push.seq} does not say how to step")
+        self.held[key] = Held(push, packet, message.buffers, message.rule)
         self._tell(s.PushArrived(self.incarnation, push))
 
     def _subscribe(self, channel: wire.Channel, message: m.Subscribe) -> None:
@@ -290,7 +306,7 @@ class Synchronizer:
                 for made, payload in missed:
                     subscriber.offer(made, payload)
                 return
-            if self._gradients_next(base):
+            if self._strategy_after(base).kind == "replicated":
                 subscriber.offer(m.VersionMade(self.version, "gap", self.merged), b"")
                 return
         self.orders.put_nowait("send state")  # behind the merge that may be under way
@@ -299,12 +315,15 @@ class Synchronizer:
         """The versions after this one; None when not all of them are here, or the whole state is smaller."""
         assert self.version is not None and self.outer is not None
         missed = [h for h in self.history if h[0].version.number > base.number]
+        whole = [h for h in missed if h[0].kind == "params" and h[0].version == self.version]
+        if whole:
+            return whole
         if len(missed) != self.version.number - base.number:
             return None
         layout = self.outer.layout
         state_bytes = layout.numel * layout.dtype.itemsize if layout is not None else 0
-        large = sum(len(payload) for _, payload in missed) > 2 * state_bytes and not self._gradients_next(base)
-        return None if large else missed
+        large = sum(len(payload) for _, payload in missed) > 2 * state_bytes
+        return None if large and self._strategy_after(base).kind != "replicated" else missed
 
     def _known(self, learner: m.Subscribe) -> tuple[str, ...]:
         """Ids of this learner's messages that it need not send."""
@@ -324,9 +343,9 @@ class Synchronizer:
             return Limits().payload_bytes
         return min(Limits().payload_bytes, STATE_BYTES + STATE_FACTOR * layout.numel * layout.dtype.itemsize)
 
-    def _gradients_next(self, base: Version) -> bool:
+    def _strategy_after(self, base: Version) -> Strategy:
         assert self.spec is not None
-        return self.spec.schedule.at(base.number + 1).sends == "gradient"
+        return Timeline(self.spec.schedule, self.ends).at(base.number + 1)
 
     async def _pump(self, subscriber: Subscriber) -> None:
         with contextlib.suppress(WireError, OSError):
@@ -339,7 +358,7 @@ class Synchronizer:
             return
         before = self.last_state
         self.last_state = (
-            m.VersionMade(self.version, "state", dict(self.merged)),
+            m.VersionMade(self.version, "state", dict(self.merged), ends=self.ends),
             await self._in_thread(self.outer.dense),
         )
         for subscriber in waiting:
@@ -358,21 +377,24 @@ class Synchronizer:
         if self.version is not None and order.version.number <= self.version.number:
             self._tell(s.Merged(self.incarnation, self.version))
             return
-        chosen = self.spec.schedule.at(order.version.number)
+        self.ends = order.ends
+        chosen = Timeline(self.spec.schedule, self.ends).at(order.version.number)
         began_s = time.monotonic()
-        packets = [self.held[p][1] for p in order.pushes]
-        payload = await self._in_thread(self.outer.merge, order, packets, chosen)
-        buffers = self.outer.merge_buffers(order.factors, [self.held[p][2] for p in order.pushes])
+        held = [self.held[p] for p in order.pushes]
+        packets, rules = [h.packet for h in held], [h.rule for h in held]
+        kind, payload = await self._in_thread(self.outer.merge, order, packets, rules, chosen)
+        buffers = self.outer.merge_buffers(order.factors, [h.buffers for h in held])
         for push in order.pushes:
             del self.held[push]
             self.merged[push[0]] = max(self.merged.get(push[0], (0, 0)), push[1:])
         self.version = order.version
         if order.donor:
             self.asked[order.donor] = self.seats.generation(order.donor)
-        kind = chosen.sends
-        if kind == "delta":
+        if kind != "gradient":
             self.state_of = order.version
-        made = m.VersionMade(order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator, buffers)
+        made = m.VersionMade(
+            order.version, kind, dict(self.merged), order.final, order.donor, order.evaluator, buffers, self.ends
+        )
         spent_s = time.monotonic() - began_s
         self.work.add(Kind.MERGE, began_s, spent_s, order.version.number)
         self._tell(s.Merged(self.incarnation, order.version, spent_s))
@@ -412,7 +434,7 @@ class Synchronizer:
             mine = self.snapshot is not None and version <= self.snapshot.version
             if mine and self.snapshot is not None:
                 self._tell(self.snapshot)  # what was said of it was lost
-            if not known or mine or self.spec is None or self.spec.schedule.at(version.number).sends != "gradient":
+            if not known or mine or self._strategy_after(Version(0, version.number - 1)).kind != "replicated":
                 return
         data = bytes(payload)
         try:

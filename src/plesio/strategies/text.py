@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 from plesio.errors import UserError
 from plesio.registry import STRATEGIES, load
@@ -47,7 +48,7 @@ def _phase(part: str, every: int | None) -> Phase:
     name, arguments, what, until = found.groups()
     make = load(STRATEGIES, "strategy", name)
     known = inspect.signature(make).parameters
-    settings = {"every": every} if every is not None and "every" in known else {}
+    settings: dict[str, Any] = {"every": every} if every is not None and "every" in known else {}
     for pair in filter(None, (p.strip() for p in (arguments or "").split(","))):
         key, _, value = (x.strip() for x in pair.partition("="))
         if key not in known:

@@ -135,10 +135,14 @@ class Subscribed(Message, frozen=True):
 
 
 class Push(Message, frozen=True):
-    """Learner to synchronizer, with the packet as payload. buffers: see runtime/buffers; empty: they are the base's."""
+    """Learner to synchronizer, with the packet as payload.
+
+    buffers: see runtime/buffers; empty: they are the base's. rule: of its optimizer, where the synchronizer steps.
+    """
 
     contribution: Contribution
     buffers: bytes = b""
+    rule: bytes = b""
 
 
 class StateUpload(Message, frozen=True):
