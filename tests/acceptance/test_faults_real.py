@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "noisy_mlp.py"
 PLESIO = [sys.executable, "-m", "plesio"]
@@ -82,25 +84,54 @@ def test_kills_lose_nothing(name: str, tmp_path: Path, undisturbed: dict[str, An
     assert summary["faults"] >= SCHEDULES[name].count("kill")
 
 
-@pytest.mark.slow
-def test_everything_killed_at_once_resumes(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    run_dir = tmp_path / "all"
-    first = subprocess.Popen(
-        [*PLESIO, "run", "--runs", str(tmp_path), "--name", "all", *OPTIONS, str(SCRIPT)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def kill_all_after(command: list[str], run_dir: Path, tokens: int, environment: dict[str, str]) -> None:
+    """Starts a run, and kills it with all its processes once so many tokens are committed."""
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and committed_tokens(run_dir) < 15000:
+    while time.monotonic() < deadline and committed_tokens(run_dir) < tokens:
         time.sleep(0.1)
+    assert first.poll() is None, "the run ended before it could be killed"
     first.kill()
     first.wait(10)
-    assert first.stderr is not None
-    first.stderr.close()
     while children_of(run_dir) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert children_of(run_dir) == []
+
+
+@pytest.mark.slow
+def test_everything_killed_at_once_resumes(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    run_dir = tmp_path / "all"
+    command = [*PLESIO, "run", "--runs", str(tmp_path), "--name", "all", *OPTIONS, str(SCRIPT)]
+    kill_all_after(command, run_dir, 15000, dict(os.environ))
     check(finish([*PLESIO, "resume", "--json", str(run_dir)]), undisturbed, run_dir)
+
+
+@pytest.mark.slow
+def test_a_sync_run_that_was_killed_and_resumed_is_the_undisturbed_one_to_the_bit(tmp_path: Path) -> None:
+    sizes = [4, 7, 2]
+    script, steps = Path(__file__).parents[1] / "scripts" / "exact.py", 260
+    environment = os.environ | {"EXACT_PAUSE_S": "0.03"}
+    found: list[dict[str, torch.Tensor]] = []
+    for name in ("whole", "killed"):
+        run_dir, out = tmp_path / name, tmp_path / f"weights-{name}"
+        out.mkdir()
+        words = ["run", "--runs", str(tmp_path), "--name", name, "--learners", "3", "--strategy", "sync"]
+        words += ["--until-tokens", str(steps * sum(sizes)), str(script), str(out), ",".join(map(str, sizes)), "adamw"]
+        if name == "killed":
+            kill_all_after([*PLESIO, *words], run_dir, 1000, environment)
+            words = ["resume", str(run_dir)]
+        subprocess.run([*PLESIO, *words], env=environment, check=True, capture_output=True, timeout=240)
+        assert summary_of(run_dir)["rounds"] == steps
+        for rank in range(3):
+            found.append(torch.load(out / f"weights-{rank}.pt", weights_only=True))
+    for weights in found[1:]:
+        for key, tensor in found[0].items():
+            assert torch.equal(tensor, weights[key]), key
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return found
 
 
 def committed_tokens(run_dir: Path) -> int:

@@ -164,7 +164,7 @@ def test_a_run_leaves_what_it_promises(strategy: str, tmp_path: Path) -> None:
     assert "finished" in plesio("log", "runs/r", cwd=tmp_path, code=0).stdout
 
 
-@pytest.mark.parametrize("strategy", ["sync", "decoupled"])
+@pytest.mark.parametrize("strategy", ["sync", "decoupled", "async(overlap=1)"])
 def test_a_script_with_its_own_loop_finishes_with_all_its_work(strategy: str, tmp_path: Path) -> None:
     words = ["run", "--json", "--name", "r", "--learners", "3", "--strategy", strategy, "--every", "4"]
     words += ["--start-rounds", "5", str(GOOD.with_name("own_loop.py"))]
@@ -176,7 +176,7 @@ def test_a_script_with_its_own_loop_finishes_with_all_its_work(strategy: str, tm
     assert "joins anew" not in said
 
 
-@pytest.mark.parametrize("strategy", ["sync", "decoupled"])
+@pytest.mark.parametrize("strategy", ["sync", "decoupled", "async"])
 def test_batch_norm_is_one_model_on_all_learners_and_on_disk(strategy: str, tmp_path: Path) -> None:
     words = ["run", "--json", "--name", "r", "--learners", "2", "--strategy", strategy, "--every", "4"]
     words += ["--start-rounds", "5", str(GOOD.with_name("batch_norm.py"))]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import torch
 
@@ -36,13 +37,14 @@ def main() -> None:
     run = plesio.join()
     learner = run.learner(net, inner)
     rank = int(os.environ["PLESIO_NAME"].rpartition("-")[2])
-    step = 0
+    step = learner.version  # the run may have been resumed
     while not run.finished:
         x, y = batch(step, rank)
         inner.zero_grad()
         torch.nn.functional.mse_loss(net(x), y).backward()
         inner.step()
         learner.step(tokens=len(x))
+        time.sleep(float(os.environ.get("EXACT_PAUSE_S", "0")))
         step += 1
     torch.save(net.state_dict(), f"{sys.argv[1]}/weights-{rank}.pt")
 

@@ -15,11 +15,11 @@ from plesio.core import facts as f
 from plesio.core.spec import RunSpec
 from plesio.errors import PlesioError, UserError
 from plesio.records import Contribution, Dataset, Span, Version
-from plesio.registry import STRATEGIES, load
 from plesio.reporting.events import event_line, fact_of, parse
 from plesio.runtime.follow import RunFolder
+from plesio.strategies.text import parse as parse_schedule
 
-SPEC = RunSpec(run="r", learners=1, schedule=load(STRATEGIES, "strategy", "decoupled")(every=4), until_tokens=99)
+SPEC = RunSpec(run="r", learners=1, schedule=parse_schedule("decoupled(every=4)"), until_tokens=99)
 V0, V1 = Version(1, 0), Version(1, 1)
 PUSH = Contribution("r", "a", 1, 1, (V0,), 16, 2, ended=(Span(0, 0, 2),))
 FACTS: list[f.Fact] = [

@@ -188,11 +188,11 @@ def test_a_push_that_is_not_finite_is_refused(codec: str, bad: float) -> None:
     values = torch.zeros(3)
     chosen = codecs.parse(codec)
     good, _ = chosen.encode(values, None)
-    assert isinstance(outer.check(good.to_bytes(), b""), Packet)
+    assert isinstance(outer.check(good.to_bytes(), b"", b""), Packet)
     values[1] = bad
     packet, _ = chosen.encode(values, None)
     with pytest.raises(CodecError, match="NaN or Inf"):
-        outer.check(packet.to_bytes(), b"")
+        outer.check(packet.to_bytes(), b"", b"")
 
 
 def model_of(model: torch.nn.Module, **extra: torch.Tensor) -> tuple[OuterState, bytes]:
@@ -223,4 +223,4 @@ def test_a_state_that_is_not_this_model_is_refused() -> None:
 def test_there_is_no_push_before_there_is_a_model() -> None:
     packet, _ = codecs.parse("none").encode(torch.zeros(1 << 10), None)
     with pytest.raises(CodecError, match="before there is a model"):
-        OuterState("none").check(packet.to_bytes(), b"")
+        OuterState("none").check(packet.to_bytes(), b"", b"")

@@ -34,7 +34,8 @@ class Folder:
         }  # fmt: skip
         self.fact("ContributionAccepted", unix_s, contribution=push)
         pushes = [["learner-0", 1, self.pushes]]
-        self.fact("RoundClosed", unix_s, version=[1, number], strategy="sync", pushes=pushes, tokens=tokens)
+        said = {"strategy": "sync", "pushes": pushes, "tokens": tokens, "contributors": 1}
+        self.fact("RoundClosed", unix_s, version=[1, number], **said)
 
     def sample(self, unix_s: float, tokens: int, busy_s: float, generation: int = 1) -> None:
         row = {"tokens": tokens, "busy_s": busy_s, "loss": 2.5, "generation": generation}

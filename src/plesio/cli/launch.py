@@ -55,6 +55,7 @@ def make_spec(
         run=name,
         learners=learners,
         schedule=schedule,
+        strategy=strategy,
         uplink=text,
         downlink=text,
         until_tokens=until_tokens,

@@ -66,6 +66,10 @@ def wake_s(state: State, now_s: float) -> float | None:
 def _start_run(turn: Turn, stimulus: s.StartRun) -> None:
     if turn.durable.spec is None:
         turn.emit(f.RunStarted(stimulus.spec))
+    elif stimulus.gather:  # a run is resumed: who took part has ended, or will say again what it holds
+        turn.volatile.gathering = True
+        for pulse in turn.volatile.pulses.values():
+            pulse.base = None
 
 
 def _take_lead(turn: Turn, stimulus: s.TakeLead) -> None:

@@ -187,14 +187,15 @@ def _close_when_ripe(turn: Turn) -> None:
 
 
 def _still_gathering(turn: Turn) -> bool:
-    """Before the first round: are learners that the run asked for still on their way?"""
+    """Before the first round, and the first one of a resumed run: are learners still on their way?"""
     durable, volatile = turn.durable, turn.volatile
     assert durable.spec is not None and durable.merged is not None
-    if durable.merged.number > 0 or volatile.started_s is None:
+    if (durable.merged.number > 0 and not volatile.gathering) or volatile.started_s is None:
         return False
     until_s = volatile.started_s + START_WAIT_S
     ready = sum(turn.usable(m.name) for m in durable.members.values())
     if ready >= durable.spec.learners or turn.now_s >= until_s:
+        volatile.gathering = False
         return False
     volatile.again_s = until_s
     return True

@@ -13,6 +13,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     learners: int
     schedule: Schedule
+    strategy: str = ""  # the schedule as the user said it
     uplink: str = "none"  # codec text, as given by the user
     downlink: str = "none"
     until_tokens: int | None = None

@@ -13,9 +13,10 @@ class Stimulus(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class StartRun(Stimulus, frozen=True):
-    """The user asks for this run."""
+    """The user asks for this run. gather: all its learners are started now; they are waited for."""
 
     spec: RunSpec
+    gather: bool = False
 
 
 class TakeLead(Stimulus, frozen=True):

@@ -30,6 +30,7 @@ class Volatile(msgspec.Struct):
     evaluated_s: float = float("-inf")
     evaluation_cost_s: float = 0.5
     started_s: float | None = None  # when the first learner came
+    gathering: bool = False  # the run is resumed, and its learners are on their way
     again_s: float | None = None
     refusals: Refusals = msgspec.field(default_factory=Refusals)
 

@@ -24,12 +24,8 @@ class Round:
     tokens: int
     pushes: list[Push]
     staleness: list[tuple[str, int]]  # (contributor, versions behind) of each push
+    effective: int  # how many different ones took part
     committed: bool = False
-
-    @property
-    def effective(self) -> int:
-        """How many different ones took part."""
-        return len({push[0] for push in self.pushes})
 
 
 @dataclass
@@ -154,7 +150,8 @@ def _round_closed(story: Story, event: Event) -> None:
     known = [story.pushes[p] for p in pushes if p in story.pushes]
     stale = [(p["contributor"], number - 1 - min(map(tuple, p["bases"]))[1]) for p in known]
     story.staleness += [behind for _, behind in stale]
-    story.rounds.append(Round(number, lineage, event["unix_s"], event["strategy"], event["tokens"], pushes, stale))
+    what, tokens, effective = event["strategy"], event["tokens"], event["contributors"]
+    story.rounds.append(Round(number, lineage, event["unix_s"], what, tokens, pushes, stale, effective))
 
 
 def _version_merged(story: Story, event: Event) -> None:

@@ -25,7 +25,7 @@ def summarise_story(story: Story, metrics: list[Event]) -> dict[str, Any]:
     losses = [e.loss for e in story.evaluations]
     return {
         "run": story.spec.get("run", ""),
-        "strategy": story.spec.get("schedule", {}).get("main", {}).get("name", ""),
+        "strategy": story.spec.get("strategy", ""),
         "codec": story.spec.get("uplink", ""),
         "learners": [_learner(story, metrics, name) for name in sorted(story.joins)],
         "tokens": tokens,

@@ -52,9 +52,12 @@ LIMITS = {  # what each role may announce, once it is authenticated: control nee
 
 
 class Coordinator:
-    """Owns the state, the journal and the peers' control channels."""
+    """Owns the state, the journal and the peers' control channels. gather: see StartRun."""
 
-    def __init__(self, run_dir: Path, spec: RunSpec, token: str, clock: Clock, tls: Tls | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, spec: RunSpec, token: str, clock: Clock, tls: Tls | None = None, gather: bool = False
+    ) -> None:
+        self.gather = gather
         self.run_dir = run_dir
         self.spec = spec
         self.token = token
@@ -82,7 +85,7 @@ class Coordinator:
         self.state.durable, batches = await self.journal.load()
         self._open_logs(batches)
         effects = core.recover(self.state, self.clock.now_s())
-        await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec)])
+        await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec, self.gather)])
         server = await wire.serve(
             listener,
             token=self.token,
@@ -315,7 +318,7 @@ def main() -> None:
 
     async def serve() -> None:
         token, tls = os.environ.pop("PLESIO_TOKEN"), from_environment(serves=True)
-        coordinator = Coordinator(run_dir, spec, token, SystemClock(), tls)
+        coordinator = Coordinator(run_dir, spec, token, SystemClock(), tls, "PLESIO_GATHER" in os.environ)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, coordinator.stopping.set)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -85,6 +85,8 @@ class Supervisor(Crew):
         sockets = {"listener": self.sockets[child.name].fileno()} if child.name in self.sockets else {}
         if child.name == "coordinator":
             env["PLESIO_SPEC"] = msgspec.json.encode(spec).decode()
+            if child.failures == 0:  # its first life here
+                env["PLESIO_GATHER"] = "1"
             target = "plesio.runtime.coordinator:main"
             return ProcessSpec(name=child.name, target=target, env=env, fresh=True, sockets=sockets)
         if child.name == "synchronizer":

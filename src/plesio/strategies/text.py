@@ -26,8 +26,9 @@ def parse(text: str, every: int | None = None, start_rounds: int | None = None) 
         ends = phase.until_rounds is not None or phase.until_tokens is not None
         if ends == (number == len(phases)):
             mend = (
-                "the last one goes on for ever" if ends else "say until when it goes on: `until tokens=N` or `rounds=N`"
-            )
+                "the last one has no end; leave its `until` out, or add what follows" if ends
+                else "say until when it goes on: `until tokens=N` or `until rounds=N`"
+            )  # fmt: skip
             raise UserError(f"phase {number} of the schedule {text!r} ({phase.strategy.name}): {mend}")
     if len(phases) > 1:
         if start_rounds:

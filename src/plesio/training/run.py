@@ -51,6 +51,12 @@ class Learner:
         """
         self._run._stepped(int(tokens), loss)
 
+    @property
+    def version(self) -> int:
+        """How many rounds the model holds; in `sync`, the steps so far: where a resumed loop of its own goes on."""
+        base = self._engine.book.base if self._engine is not None else None
+        return base.number if base is not None else 0
+
 
 class Run:
     """A run that this process takes part in, or, alone, a run of its own."""
