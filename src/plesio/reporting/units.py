@@ -56,8 +56,9 @@ class UnitCount:
         self._stray(self.leased, forgotten)
 
     def void(self, fact: Event) -> None:
-        """ContributionVoided."""
+        """ContributionVoided: an earlier push holds a part of what is partial."""
         self._give_back(fact["returned"])
+        self._give_up(fact.get("partial", ()))
 
     def roll_back(self, fact: Event) -> None:
         """RolledBack: what was sent and not committed goes back, or to its learner again, or is astray."""
