@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from plesio.core.membership import process_of
 from plesio.reporting.events import Event, count
 from plesio.reporting.units import Push, UnitCount, push_of
 
@@ -69,7 +70,7 @@ class Story:
     tokens: Counter[str] = field(default_factory=Counter)  # committed, by contributor
     steps: Counter[str] = field(default_factory=Counter)
     joins: Counter[str] = field(default_factory=Counter)
-    processes: dict[tuple[str, int], str] = field(default_factory=dict)  # (learner, generation) -> incarnation
+    processes: dict[tuple[str, int], str] = field(default_factory=dict)  # (learner, generation) -> process
     evaluations: list[Evaluation] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     coordinator_starts: int = 0
@@ -123,7 +124,7 @@ def _dataset_declared(story: Story, event: Event) -> None:
 def _member_joined(story: Story, event: Event) -> None:
     name = event["name"]
     story.joins[name] += 1
-    story.processes[name, event["generation"]] = event["incarnation"]
+    story.processes[name, event["generation"]] = process_of(event["incarnation"])
     _recover(story, name, event["unix_s"])
 
 
