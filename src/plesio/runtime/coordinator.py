@@ -142,8 +142,9 @@ class Coordinator:
             effects += some_effects
         if facts:
             unix_s = time.time()
-            await self.journal.commit(unix_s, facts, self.state.durable)
+            await self.journal.commit(unix_s, facts)
             self._log_facts(self.journal.seq, unix_s, facts)
+            await self.journal.compact(self.state.durable, self.journal.seq)
             self.board.note(facts, unix_s)
         self._carry_out(effects)
         for fact in facts:

@@ -42,9 +42,15 @@ class Journal:
             self.seq = seq
         return state, batches
 
-    async def commit(self, unix_s: float, facts: Sequence[Fact], state: Durable) -> None:
+    async def commit(self, unix_s: float, facts: Sequence[Fact]) -> None:
         """Makes the facts durable; raises when it cannot: the process must end then."""
         self.seq = await self.store.append(self.epoch, self.seq, _encoder.encode((unix_s, list(facts))))
-        if self.seq - self._compacted >= COMPACT_EVERY:
+
+    async def compact(self, state: Durable, written: int) -> None:
+        """Now and then replaces the batches by the state as of `seq`, once all of them are in events.jsonl.
+
+        written: the newest batch that is; a batch that is not there can be told from the journal alone.
+        """
+        if written == self.seq and self.seq - self._compacted >= COMPACT_EVERY:
             await self.store.put_snapshot(self.epoch, self.seq, _encoder.encode(state))
             self._compacted = self.seq
