@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 
 from plesio.reporting.events import Event, parse
+from plesio.reporting.files import append, replace
 
 FILE = "metrics.jsonl"
 THIN_BYTES = 16 << 20
@@ -19,16 +20,15 @@ class SampleLog:
         self.thin_bytes = thin_bytes
 
     def append(self, line: str) -> None:
-        """Writes a sample. Over the limit every other line goes: the curves stay, with half the points."""
-        with self.path.open("ab") as file:
-            file.write(line.encode() + b"\n")
-            size_bytes = file.tell()
-        if size_bytes > self.thin_bytes:
-            temporary = self.path.with_name(self.path.name + ".tmp")
-            temporary.write_bytes(b"".join(thinned(self.path.read_bytes().splitlines(keepends=True))))
-            os.replace(temporary, self.path)
-            if self.path.stat().st_size > 0.75 * self.thin_bytes:  # most of it must stay: do not try every second
-                self.thin_bytes *= 2
+        """Writes a sample, if the disk takes it. Over the limit every other line goes: curves stay, with fewer points."""
+        with contextlib.suppress(OSError):
+            if append(self.path, line.encode() + b"\n") > self.thin_bytes:
+                self._thin()
+
+    def _thin(self) -> None:
+        replace(self.path, b"".join(thinned(self.path.read_bytes().splitlines(keepends=True))))
+        if self.path.stat().st_size > 0.75 * self.thin_bytes:  # most of it must stay: do not try every second
+            self.thin_bytes *= 2
 
 
 def thinned(rows: list[bytes]) -> list[bytes]:
