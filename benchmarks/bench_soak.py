@@ -1,4 +1,4 @@
-"""Does anything grow with a run's length? A real run with a kill now and then, every process's memory and every file sampled.
+"""Does anything grow with a run's length? A real run with kills now and then, all memory and all files sampled.
 
 Coordinator, synchronizer and three paced learners on this machine; the slope of each series after the warm-up, by
 least squares, in MB an hour with its standard error. Writes benchmarks/results/soak.json.
@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LEARNERS = 3
-VICTIMS = ("learner-1", "synchronizer", "learner-2", "coordinator", "learner-0")
+VICTIMS = ("learner-1", "synchronizer", "learner-2", "coordinator")  # learner-0 lives as long as the run
 OPTIONS = ["--learners", str(LEARNERS), "--every", "4", "--start-rounds", "40", "--epochs", "1000000"]
 SAMPLE_S = 5.0
 MB = 1e6
@@ -206,7 +206,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'':28}{'MB/hour':>10}{'+-':>9}{'first MB':>10}{'last MB':>10}{'most MB':>10}"]
     for group in ("own_memory", "disk"):
         for name, row in result[group].items():
-            figures = [row["mb_per_hour"], row["standard_error"], *(row.get(k, 0.0) for k in ("first_mb", "last_mb", "most_mb"))]
+            sizes = (row.get(key, 0.0) for key in ("first_mb", "last_mb", "most_mb"))
+            figures = [row["mb_per_hour"], row["standard_error"], *sizes]
             lines.append(f"{name:28}" + "".join(f"{x:{9 if i == 1 else 10}.3f}" for i, x in enumerate(figures)))
     return "\n".join(lines)
 
@@ -224,17 +225,17 @@ def main() -> None:
         script = Path(folder) / "paced.py"
         script.write_text(SCRIPT)
         words = ["run", "--json", "--runs", folder, "--name", "soak", *OPTIONS, str(script), str(args.step_s)]
-        command = subprocess.Popen(
-            [sys.executable, "-m", "plesio", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        errors = Path(folder) / "errors"
+        with errors.open("wb") as stderr:
+            command = subprocess.Popen([sys.executable, "-m", "plesio", *words], stdout=subprocess.PIPE, stderr=stderr)
         soak = Soak(Path(folder) / "soak", command, args.kill_every_s)
         try:
             soak.watch(60 * args.minutes)
         finally:
             command.send_signal(signal.SIGINT)
-            said, errors = command.communicate(timeout=120)
+            said, _ = command.communicate(timeout=120)
         if command.returncode != 0:
-            raise SystemExit(errors.decode(errors="replace")[-3000:])
+            raise SystemExit(errors.read_text(errors="replace")[-3000:])
         summary = json.loads(said)
         git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
         result = {
