@@ -215,7 +215,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--step-s", type=float, default=0.08, help="pause of a learner's step")
+    parser.add_argument("--step-s", type=float, default=0.03, help="pause of a learner's step")
     parser.add_argument("--kill-every-s", type=float, default=150.0)
     parser.add_argument("--warm-s", type=float, default=240.0, help="left out of the slopes, of each process's life too")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak.json")
