@@ -272,7 +272,8 @@ class Coordinator:
         pulse = self.state.volatile.pulses.get(message.name)
         alive = pulse is not None and not pulse.suspected(self.clock.now_s())
         taken = alive and other is not None and other is not channel and channel.kind == "control"
-        return self.bound.admit(channel, message, self.state.durable.members.get(message.name), taken)
+        durable = self.state.durable
+        return self.bound.admit(channel, message, durable.members.get(message.name), taken, durable.forgotten)
 
     def _answer_probe(self, channel: wire.Channel, probe: m.Probe) -> None:
         """What a viewer may ask of us is bounded: one probe at a time, so that its answers never pile up here."""

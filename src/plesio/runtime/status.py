@@ -105,6 +105,9 @@ class StatusBoard:
 
     def metrics_line(self, state: State, control_bytes: int) -> str:
         """One line of metrics.jsonl; '' before anybody reported."""
+        known = {"synchronizer", *state.durable.members}
+        self.latest = {name: x for name, x in self.latest.items() if name in known}
+        self.pushed_unix_s = {name: at for name, at in self.pushed_unix_s.items() if name in known}
         if not self.latest:
             return ""
         server = self.latest.get("synchronizer", m.Metrics("synchronizer", 0))
