@@ -345,3 +345,20 @@ def test_a_spec_names_a_target_or_a_script():
 def test_backoff_doubles_up_to_its_cap():
     waits = [Backoff().next(failures) for failures in (0, 1, 2, 3, 6, 7, 10_000)]
     assert waits == [0.0, 0.2, 0.4, 0.8, 6.4, 10.0, 10.0]
+
+
+@linux
+@hollow
+@either_way
+def test_a_full_disk_loses_what_is_printed_and_the_script_goes_on(
+    fresh: bool, play: Callable[[Play], None], script: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").symlink_to("/dev/full")
+    path = script("import sys\nfor _ in range(999): print('x'); print('y', file=sys.stderr)\n")
+
+    async def scene(launcher: Launcher) -> None:
+        await launcher.start(ProcessSpec(name="a", script=path, fresh=fresh))
+        assert (await launcher.wait_exit()).code == 0
+
+    play(scene)

@@ -136,7 +136,11 @@ def test_a_malformed_push_is_named(wrong: dict[str, Any]) -> None:
 def test_figures_that_json_has_no_word_for_do_not_stop_the_coordinator() -> None:
     board = StatusBoard()
     board.measure(m.Metrics("a", 1, busy_s=math.inf, wait_s=math.nan, tokens_per_s=-math.inf, loss=math.inf))
-    row = json.loads(board.metrics_line(State(), 0))["learners"]["a"]
+    state = State()
+    assert board.metrics_line(state, 0) == "", "it is no member, or was forgotten"
+    state.durable.members["a"] = Member("a", 1, "x")
+    board.measure(m.Metrics("a", 1, busy_s=math.inf, wait_s=math.nan, tokens_per_s=-math.inf, loss=math.inf))
+    row = json.loads(board.metrics_line(state, 0))["learners"]["a"]
     assert row["loss"] is None and row["busy_s"] == row["wait_s"] == row["tokens_per_s"] == 0.0
 
 
@@ -156,6 +160,11 @@ def test_a_name_at_the_coordinator_needs_its_incarnation() -> None:
     assert not said(one, s.Leave("b", 2)) and not said(one, s.Leave("a", 3))
     assert not said(two, s.Join("a", "y", "m", 1), taken=True) and said(two, s.Join("a", "x.1", "m", 1), taken=True)
     it.gone(two)
+    assert not said(two, s.Hold("b", 1, Version(1, 0), "x"), known=None)
+    assert it.admit(two, s.Hold("b", 3, Version(1, 0), "x"), None, False, forgotten=3) == "b", "it is told to join anew"
+    it.gone(two)
+    with pytest.raises(WireError, match="has no generation 4"):
+        it.admit(two, s.Hold("b", 4, Version(1, 0), "x"), None, False, forgotten=3)
     assert said(two, s.Join("a", "y", "m", 1)), "the one before it is gone"
     assert said(object(), s.Join("b", "z", "m", 1), known=None) and not said(object(), s.Beat("b", 1, "z"), known=None)
     assert not said(object(), s.Beat("a", 2, "y")) and said(object(), s.Beat("a", 1, "old")), "an old beat is only late"

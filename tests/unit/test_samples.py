@@ -54,6 +54,25 @@ def test_the_file_is_thinned_when_it_is_large_and_a_reader_follows(tmp_path: Pat
     assert totals(read_metrics(tmp_path)) == totals([json.loads(row) for row in history()])
 
 
+def test_of_many_learners_only_the_one_that_ended_is_kept() -> None:
+    def row(second: int) -> bytes:
+        learners = {
+            f"learner-{i}": {"generation": 1 + (second >= 10 * i), "busy_s": second - 10.0 * i * (second >= 10 * i)}
+            for i in range(50)
+        }
+        return json.dumps({"unix_s": float(second), "learners": learners, "wire_bytes": {"up": second}}).encode() + b"\n"
+
+    rows = [row(second) for second in range(1, 600)]
+    kept = rows
+    for _ in range(8):
+        kept = thinned(kept)
+    assert sum(map(len, kept)) < 0.03 * sum(map(len, rows))
+    whole, few = [json.loads(x) for x in rows], [json.loads(x) for x in kept]
+    for i in range(50):
+        name = f"learner-{i}"
+        assert final(learner_curve(few, {}, name, "busy_s")) == final(learner_curve(whole, {}, name, "busy_s"))
+
+
 def test_damaged_lines_go() -> None:
     good = sample(1, 1, 1.0, 1).encode() + b"\n"
     assert thinned([good, b"{torn\n", good]) == [good, good]

@@ -102,10 +102,14 @@ def _join(turn: Turn, stimulus: s.Join) -> None:
     if not same:
         if member is not None and member.live:
             recovery.end_member(turn, member, "replaced")
-        generation = member.generation + 1 if member else 1
+        generation = 1 + (member.generation if member else durable.forgotten)
         if not durable.signature:
             turn.emit(f.ModelDeclared(stimulus.signature, stimulus.parameters))
+        known = list(durable.members)
         turn.emit(f.MemberJoined(stimulus.name, generation, stimulus.incarnation))
+        for name in known:
+            if name not in durable.members:
+                turn.order(e.Forget(name))
         turn.volatile.pulses[stimulus.name] = Pulse(turn.now_s)
         if turn.volatile.started_s is None:
             turn.volatile.started_s = turn.now_s

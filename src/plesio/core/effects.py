@@ -107,6 +107,12 @@ class Admit(Effect, frozen=True):
     incarnation: str = ""
 
 
+class Forget(Effect, frozen=True):
+    """To the synchronizer: this learner is gone for long; it comes back, if at all, as a new one."""
+
+    name: str
+
+
 class CloseRound(Effect, frozen=True):
     """To the synchronizer: merge these pushes into this version."""
 
@@ -128,6 +134,6 @@ class TakeSnapshot(Effect, frozen=True):
 
 AnyEffect = (
     Welcome | Refuse | GrantUnits | DonateState | AnswerPush | RollBack | Rejoin | Goodbye | EndRun | LoadState
-    | Admit | CloseRound | TakeSnapshot
+    | Admit | Forget | CloseRound | TakeSnapshot
 )  # fmt: skip
-TO_SYNCHRONIZER = (LoadState, Admit, CloseRound, TakeSnapshot)
+TO_SYNCHRONIZER = (LoadState, Admit, Forget, CloseRound, TakeSnapshot)

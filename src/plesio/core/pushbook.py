@@ -95,7 +95,11 @@ class PushBook(msgspec.Struct):
 
     def refused(self, seq: int, reason: str) -> list[int]:
         """A push does not count. Only 'stale' is final; the others end in a roll-back or a rejoin."""
-        return self._drop([seq]) if reason in ("stale", "lease") and seq in self.in_flight else []
+        if reason not in ("stale", "lease") or seq not in self.in_flight:
+            return []
+        for unit in self.in_flight[seq].begun:  # they are this learner's no more
+            self.parts.pop(unit, None)
+        return self._drop([seq])
 
     def torn(self, voided: tuple[int, ...]) -> bool:
         """Would a unit of ours lack a part, now that these pushes are gone? Then only a rejoin is right."""

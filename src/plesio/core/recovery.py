@@ -15,6 +15,7 @@ def end_member(turn: Turn, member: Member, reason: str) -> None:
     turn.emit(f.MemberEnded(member.name, member.generation, reason, returned, partial))
     turn.volatile.pulses.pop(member.name, None)
     turn.volatile.asking.pop(member.name, None)
+    turn.volatile.told.pop(member.name, None)
     turn.volatile.leaving.pop(member.name, None)
     turn.volatile.admitting.discard(member.name)
     if turn.volatile.donor == member.name:

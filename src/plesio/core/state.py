@@ -18,6 +18,8 @@ from plesio.strategies.schedule import Timeline
 
 RECENT = 64
 
+ENDED_KEPT = 64  # members that are gone: machines that come under ever new names are not remembered for ever
+
 
 class Member(msgspec.Struct):
     """A learner under its newest generation."""
@@ -31,6 +33,7 @@ class Member(msgspec.Struct):
     voided: list[int] = []  # pushes that a roll-back or a refusal took from it
     request: int = 0  # newest answered request for units
     granted: tuple[Span, ...] = ()
+    ended: int = 0  # when it ended, counted in facts
 
 
 class Durable(msgspec.Struct):
@@ -56,6 +59,7 @@ class Durable(msgspec.Struct):
     tokens: int = 0  # committed
     synchronizer: str = ""
     finished: str = ""
+    forgotten: int = 0  # the highest generation of the members that were forgotten; who is new begins above it
     facts: int = 0  # how many were applied: the ledger_seq
 
     @property
@@ -104,11 +108,25 @@ def _leader_elected(state: Durable, fact: f.LeaderElected) -> None:
 
 def _member_joined(state: Durable, fact: f.MemberJoined) -> None:
     state.members[fact.name] = Member(fact.name, fact.generation, fact.incarnation)
+    _forget_ended(state)
+
+
+def _forget_ended(state: Durable) -> None:
+    """Of the members that are gone and have nothing under way, the last ENDED_KEPT stay."""
+    ended = sorted((m for m in state.members.values() if not m.live), key=lambda m: m.ended)
+    if len(ended) <= ENDED_KEPT:
+        return
+    busy = {task.owner for task in state.book.tasks.values()} | {c.contributor for c in state.held}
+    busy |= {push[0] for closed in state.provisional for push in closed.pushes}
+    for member in ended[: len(ended) - ENDED_KEPT]:
+        if member.name not in busy:
+            state.forgotten = max(state.forgotten, member.generation)
+            del state.members[member.name]
 
 
 def _member_ended(state: Durable, fact: f.MemberEnded) -> None:
     member = state.members[fact.name]
-    member.live = False
+    member.live, member.ended = False, state.facts
     for task_id in ids(fact.returned):
         state.book.move(state.book.tasks[task_id], TaskState.READY)
     for task_id in ids(fact.partial):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import runpy
@@ -18,6 +19,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -85,7 +87,23 @@ def _log_to(path: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process loses no line
+    sys.stdout, sys.stderr = _stream(1, "strict"), _stream(2, "backslashreplace")
+
+
+def _stream(descriptor: int, errors: str) -> io.TextIOWrapper:
+    """By lines: a killed process loses none."""
+    raw = _Log(descriptor, "wb", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=errors, line_buffering=True)
+
+
+class _Log(io.FileIO):
+    """A log that its disk takes no more of loses what is printed: `print` must not end a training script."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -103,7 +121,7 @@ def _write_error(path: str, error: Exception, trace: TracebackType | None, scrip
         frame = [frame for frame in frames if frame.filename == script or not script][-1:] or frames[-1:]
         file, line = (frame[0].filename, frame[0].lineno) if frame else (script, None)
     record = {"type": type(error).__name__, "message": str(error), "file": file, "line": line}
-    with open(path, "w", encoding="utf-8") as out:
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as out:
         out.write(json.dumps(record) + "\n")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
+Share = tuple[int, int, int]  # (rounds taken part in, of so many, versions behind at most)
 
 WIDTH, HEIGHT = 860, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
@@ -64,9 +65,9 @@ def _line(one: Series, colour: int, xs: Point, ys: Point) -> str:
     return path + "".join(f'<circle cx="{x}" cy="{y}" r="2.5" style="fill:var(--c{colour})"/>' for x, y in dots)
 
 
-def strip(rows: Sequence[tuple[str, Sequence[int | None]]]) -> str:
-    """One row a learner, one cell a round: None: did not take part; else versions behind, darker is fresher."""
-    columns = max((len(cells) for _, cells in rows), default=0)
+def strip(rows: Sequence[tuple[str, Sequence[Share]]]) -> str:
+    """One row a learner, one cell a round or several that follow each other, darker is fresher. Rows have equal rounds."""
+    columns = sum(rounds for _, rounds, _ in rows[0][1]) if rows else 0
     if not columns:
         return '<p class="none">No round was closed.</p>'
     shown = min(columns, MAX_COLUMNS)
@@ -75,21 +76,32 @@ def strip(rows: Sequence[tuple[str, Sequence[int | None]]]) -> str:
     for at, (name, cells) in enumerate(rows):
         y = at * row_height
         body += f'<text class="row" x="120" y="{y + 15}" text-anchor="end">{escape(name[:18])}</text>'
-        for column in range(shown):
-            part = cells[column * columns // shown : (column + 1) * columns // shown]
+        for column, part in enumerate(_dealt(cells, columns, shown)):
             body += _cell(part, 126 + column * room, y + 2, max(0.6, room - min(1.0, room / 5)), row_height - 4)
     return _svg(len(rows) * row_height + 4, body, "rounds and who took part")
 
 
-def _cell(part: Sequence[int | None], x: float, y: float, width: float, height: float) -> str:
+def _dealt(cells: Sequence[Share], columns: int, shown: int) -> list[Share]:
+    """The same in so many columns of about as many rounds each; one that got none is as the one before it."""
+    out: list[Share] = [(0, 0, 0)] * shown
+    before = 0
+    for taken, rounds, behind in cells:
+        at = before * shown // columns
+        out[at] = (out[at][0] + taken, out[at][1] + rounds, max(out[at][2], behind))
+        before += rounds
+    for at in range(1, shown):
+        out[at] = out[at] if out[at][1] else out[at - 1]
+    return out
+
+
+def _cell(part: Share, x: float, y: float, width: float, height: float) -> str:
     """A cell stands for one round, or for several: then it is as strong as the share of them taken part in."""
-    taken = [behind for behind in part if behind is not None]
+    taken, rounds, behind = part
     place = f'x="{x:.1f}" y="{y}" width="{width:.2f}" height="{height}"'
     if not taken:
         return f'<rect class="away" {place}/>'
-    behind = max(taken)
-    strength = len(taken) / len(part) / (1 + 0.5 * behind)
-    title = f"<title>{len(taken)} of {len(part)} rounds; at most {behind} versions behind</title>"
+    strength = taken / rounds / (1 + 0.5 * behind)
+    title = f"<title>{taken} of {rounds} rounds; at most {behind} versions behind</title>"
     return f'<rect class="part" {place} fill-opacity="{max(0.15, strength):.2f}">{title if behind else ""}</rect>'
 
 

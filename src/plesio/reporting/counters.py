@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from plesio.reporting.events import Event
 
 Curve = list[tuple[float, float]]  # (unix seconds, value)
-Processes = Mapping[tuple[str, int], str]  # (learner, generation) -> incarnation
+Processes = Mapping[tuple[str, int], int]  # (learner, generation) -> its process's first, where that is another
 
 
 def running(samples: Iterable[tuple[object, float]]) -> list[float]:

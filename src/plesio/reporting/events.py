@@ -5,11 +5,12 @@ Versions are [lineage, number], spans [epoch, start, stop]; every other record i
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -19,6 +20,8 @@ from plesio.records import Contribution, Dataset
 
 Event = dict[str, Any]
 Unit = tuple[int, int]  # (data epoch, index)
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _FACTS: dict[str, type[Fact]] = {kind.__name__: kind for kind in get_args(AnyFact)}
 _SEQ = re.compile(rb'\{"seq":(\d+),')
@@ -35,6 +38,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Contribution, Dataset)):
         return {name: _plain(inner) for name, inner in msgspec.structs.asdict(value).items()}
     return msgspec.to_builtins(value)
+
+
+def pack(state: msgspec.Struct) -> str:
+    """A state within a line."""
+    return base64.b85encode(msgspec.msgpack.encode(state)).decode()
+
+
+def unpack(text: str, kind: type[S]) -> S:
+    """What `pack` made. Raises PlesioError when it is damaged, or another plesio's."""
+    try:
+        return msgspec.msgpack.decode(base64.b85decode(text), type=kind)
+    except ValueError as error:  # msgspec's are, too
+        raise PlesioError(f"the {kind.__name__.lower()} in a thinned events.jsonl is damaged: {error}") from error
 
 
 def fact_of(event: Event) -> Fact | None:

@@ -7,43 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plesio.reporting.events import Event, count, parse
+from plesio.reporting.events import Event, count, read_events
 from plesio.reporting.story import FAULTY_ENDS
 
-POLL_S = 0.2
 
-
-def lines(run_dir: Path, follow: bool = False, wait: Callable[[], None] = lambda: time.sleep(POLL_S)) -> Iterator[str]:
-    """The facts in plain words: local time, seconds since the first, what happened.
-
-    follow: waits for more (`wait` is called between two looks) until the run is finished.
-    """
+def lines(run_dir: Path) -> Iterator[str]:
+    """The facts in plain words: local time, seconds since the first, what happened."""
     start_s: float | None = None
-    for event in _events(run_dir / "events.jsonl", follow, wait):
+    for event in read_events(run_dir):
         start_s = event["unix_s"] if start_s is None else start_s
         local = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
         yield f"{local} {event['unix_s'] - start_s:9.1f} s  {say(event)}"
-
-
-def _events(path: Path, follow: bool, wait: Callable[[], None]) -> Iterator[Event]:
-    """Whole lines only. What a restart cuts off comes again byte for byte, so the position stays good."""
-    position, finished = 0, False
-    while True:
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(position)
-                rows = file.read().splitlines(keepends=True)
-            for row in rows:
-                if not row.endswith(b"\n"):
-                    break
-                position += len(row)
-                event = parse(row)
-                if event is not None:
-                    finished = finished or event["type"] == "RunFinished"
-                    yield event
-        if finished or not follow:
-            return
-        wait()
 
 
 def say(event: Event) -> str:
@@ -92,6 +66,7 @@ def _evaluated(event: Event) -> str:
 
 
 _WORDS: dict[str, Callable[[Event], str]] = {
+    "Thinned": lambda e: f"the log was thinned: {e['left_out']} lines of the older part are left out; all totals hold them",
     "CoordinatorStarted": lambda e: f"the coordinator started (pid {e['pid']})",
     "RunStarted": lambda e: f"run {e['spec']['run']} started; it asks for {e['spec']['learners']} learners",
     "LeaderElected": lambda e: f"the coordinator leads (epoch {e['epoch']})",

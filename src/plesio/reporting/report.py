@@ -12,12 +12,15 @@ from plesio.reporting import page
 from plesio.reporting.charts import Point, Series, line_chart, short, strip
 from plesio.reporting.counters import Curve, learner_curve, wire_curve
 from plesio.reporting.events import Event, read_events, read_metrics
+from plesio.reporting.files import replace
 from plesio.reporting.story import Story, tell
-from plesio.reporting.summary import replace, summarise_story
+from plesio.reporting.summary import summarise_story
 from plesio.reporting.trace import FILE as TRACE
 from plesio.reporting.trace import Traced, write_trace
 
 WINDOWS = 120  # a run's time is cut into so many at most, for rates
+MAX_ROWS = 200  # of a table, and marks in a drawing
+MAX_DRAWN = 40  # learners
 
 
 def write_report(run_dir: Path) -> Path:
@@ -25,7 +28,7 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / "report.html"
     events = read_events(run_dir)
     traced = write_trace(run_dir, events)
-    replace(path, render(tell(events), read_metrics(run_dir), traced))
+    replace(path, render(tell(events), read_metrics(run_dir), traced).encode())
     return path
 
 
@@ -115,7 +118,7 @@ def _loss(story: Story) -> str:
 def _utilisation(story: Story, metrics: list[Event]) -> str:
     busy: list[Series] = []
     rates: list[Series] = []
-    for name in sorted(story.joins):
+    for name in _shown(story):
         working = _steps(learner_curve(metrics, story.processes, name, "busy_s"))
         busy.append(Series(name, [(_since(story, at), min(100.0, 100 * b / span)) for at, span, b in working]))
         tokens = _steps(learner_curve(metrics, story.processes, name, "tokens"))
@@ -138,12 +141,9 @@ def _steps(curve: Curve) -> list[tuple[float, float, float]]:
 
 
 def _rounds(story: Story, summary: dict[str, Any]) -> str:
-    names = sorted(story.joins)
-    rows: list[tuple[str, list[int | None]]] = []
-    behind = [dict(reversed(r.staleness)) for r in story.rounds]
-    for name in names:
-        rows.append((name, [round_.get(name) for round_ in behind]))
-    size = [(float(r.number), float(r.effective)) for r in story.rounds]
+    names, columns = _shown(story), story.columns
+    rows = [(name, [(c.taken.get(name, 0), c.rounds, c.behind.get(name, 0)) for c in columns]) for name in names]
+    size = [(float(c.number), c.effective / c.rounds) for c in columns]
     undone = f" {story.undone} more were rolled back and made again." if story.undone else ""
     return page.section(
         "Rounds and who took part",
@@ -168,17 +168,30 @@ def _faults(story: Story) -> str:
             f"{f.who} {f.what}",
             "not seen" if f.recovered_s is None else duration(f.recovered_s),
         )
-        for f in story.faults
+        for f in story.faults[-MAX_ROWS:]
     ]
-    return page.section("Faults and recoveries", page.table(("at", "what", "recovered after"), rows))
+    table = page.table(("at", "what", "recovered after"), rows)
+    return page.section("Faults and recoveries", table, _more(story.faults_seen - len(rows), "earlier faults"))
 
 
 def _learners(summary: dict[str, Any]) -> str:
+    most = sorted(summary["learners"], key=lambda x: -x["tokens"])[:MAX_ROWS]
     rows = [
         (x["id"], short(x["tokens"]), x["steps"], duration(x["busy_s"]), duration(x["wait_s"]), x["restarts"])
-        for x in summary["learners"]
+        for x in sorted(most, key=lambda x: x["id"])
     ]
-    return page.section("Learners", page.table(("", "tokens", "steps", "computed", "waited", "restarts"), rows))
+    table = page.table(("", "tokens", "steps", "computed", "waited", "restarts"), rows)
+    return page.section("Learners", table, _more(len(summary["learners"]) - len(rows), "with fewer tokens"))
+
+
+def _more(number: int, what: str) -> str:
+    return page.note(f"And {number} {what}.") if number else ""
+
+
+def _shown(story: Story) -> list[str]:
+    """The learners that are drawn: all, or those with most tokens."""
+    most = sorted(story.joins, key=lambda name: -story.tokens.get(name, 0))[:MAX_DRAWN]
+    return sorted(most)
 
 
 def _trace(traced: Traced | None) -> str:
@@ -194,7 +207,8 @@ def _settings(story: Story) -> str:
     rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in story.spec.items()]
     rows += [(key, json.dumps(value)) for key, value in story.dataset.items()]
     rows += [("parameters", f"{story.parameters:,}")] if story.parameters else []
-    return page.section("Settings", page.table(("", ""), rows))
+    gone = f"{story.left_out} lines of the older part of events.jsonl were left out; every total holds them."
+    return page.section("Settings", page.table(("", ""), rows), page.note(gone) if story.left_out else "")
 
 
 def _since(story: Story, unix_s: float) -> float:
@@ -206,8 +220,8 @@ def _timed(story: Story, curve: Curve) -> list[Point]:
 
 
 def _marks(story: Story) -> Sequence[tuple[float, str]]:
-    return [(_since(story, f.unix_s), f"{f.who} {f.what}") for f in story.faults]
+    return [(_since(story, f.unix_s), f"{f.who} {f.what}") for f in story.faults[-MAX_ROWS:]]
 
 
 def _tokens_at(story: Story, since_s: float) -> int:
-    return sum(r.tokens for r in story.rounds if _since(story, r.unix_s) <= since_s)
+    return max((c.tokens for c in story.columns if _since(story, c.unix_s) <= since_s), default=0)

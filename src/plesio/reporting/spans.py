@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from plesio.reporting.files import append
 from plesio.wire.timings import Kind, Timings
 
 FILE, OLDER = "spans.jsonl", "spans.1.jsonl"
@@ -48,21 +48,12 @@ class SpanLog:
         dropped = max(0, timings.dropped) + len(timings.rows) - len(known) + self.lost
         line = Line(process, generation, timings.unix_s, dropped, known)
         try:
-            self._write(b"\n" + msgspec.json.encode(line))  # the newline first: after a torn line, too
+            size_bytes = append(self.path, b"\n" + msgspec.json.encode(line))  # first: after a torn line, too
             self.lost = 0
+            if size_bytes > self.rotate_bytes:
+                self.path.replace(self.older)
         except OSError:
             self.lost = dropped + len(known)
-
-    def _write(self, data: bytes) -> None:
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            if os.write(file, data) < len(data):
-                raise OSError(f"{self.path} takes no more")
-            size_bytes = os.fstat(file).st_size
-        finally:
-            os.close(file)
-        if size_bytes > self.rotate_bytes:
-            self.path.replace(self.older)
 
 
 def read_spans(run_dir: Path) -> Iterator[Line]:

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from plesio.reporting.events import Event
+from plesio.reporting.files import replace
 from plesio.reporting.log import say
 from plesio.reporting.spans import Line, read_spans
 from plesio.reporting.story import FAULTY_ENDS
-from plesio.reporting.summary import replace
 
 FILE = "trace.json"
 MAX_SPANS = 300_000  # about 40 MB; beyond it the shortest are left out
@@ -77,9 +77,8 @@ def write_trace(run_dir: Path, events: Sequence[Event]) -> Traced | None:
     path = run_dir / FILE
     trace, traced = build(read_spans(run_dir), events)
     try:
-        replace(path, msgspec.json.encode(trace).decode())
+        replace(path, msgspec.json.encode(trace))
     except OSError:
-        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         return None
     return traced
 

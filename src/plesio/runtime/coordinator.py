@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 
@@ -28,7 +27,7 @@ from plesio.core.spec import RunSpec
 from plesio.core.turn import State
 from plesio.errors import PlesioError, WireError
 from plesio.launchers.base import inherited_socket
-from plesio.reporting.events import event_line, last_seq
+from plesio.reporting.eventlog import EventLog
 from plesio.reporting.samples import SampleLog
 from plesio.reporting.spans import SpanLog
 from plesio.runtime.journal import Journal
@@ -72,7 +71,7 @@ class Coordinator:
         self.synchronizer_at: m.SynchronizerAt | None = None
         self.inbox: asyncio.Queue[s.Stimulus] = asyncio.Queue(maxsize=100_000)
         self.journal: Journal | None = None
-        self.events: TextIO | None = None
+        self.events = EventLog(run_dir)
         self.samples = SampleLog(run_dir)
         self.spans = SpanLog(run_dir)
         self.stopping = asyncio.Event()
@@ -109,22 +108,9 @@ class Coordinator:
                 task.result()
 
     def _open_logs(self, batches: list[tuple[int, float, list[f.Fact]]]) -> None:
-        path = self.run_dir / "events.jsonl"
-        seen = last_seq(path)
-        self.events = path.open("a", encoding="utf-8")
-        for seq, unix_s, facts in batches:
-            if seq > seen:
-                self._log_facts(seq, unix_s, facts)
+        self.events.open(batches)
         for _, unix_s, facts in batches:
             self.board.note(facts, unix_s)
-        started = {"type": "CoordinatorStarted", "unix_s": time.time(), "pid": os.getpid()}
-        self.events.write(json.dumps(started) + "\n")
-        self.events.flush()
-
-    def _log_facts(self, seq: int, unix_s: float, facts: list[f.Fact]) -> None:
-        assert self.events is not None
-        self.events.write("".join(event_line(seq, unix_s, fact) + "\n" for fact in facts))
-        self.events.flush()
 
     async def _consume(self) -> None:
         while True:
@@ -145,13 +131,31 @@ class Coordinator:
             effects += some_effects
         if facts:
             unix_s = time.time()
-            await self.journal.commit(unix_s, facts, self.state.durable)
-            self._log_facts(self.journal.seq, unix_s, facts)
+            await self.journal.commit(unix_s, facts)
+            self.events.add(self.journal.seq, unix_s, facts)
+            await self._keep_small()
             self.board.note(facts, unix_s)
         self._carry_out(effects)
         for fact in facts:
             if isinstance(fact, f.VersionCommitted):
                 self._send("synchronizer", m.Committed(fact.snapshot))
+
+    async def _keep_small(self) -> None:
+        """Of what was told already, the older part goes."""
+        assert self.journal is not None
+        self.events.thin_if_large(self.state.durable)
+        await self.journal.compact(self.state.durable, self.events.written)
+
+    async def _catch_up(self) -> None:
+        """What a full disk kept out of events.jsonl is told once there is room again."""
+        if not self.events.trouble or self.journal is None:
+            return
+        self.events.catch_up(await self.journal.since(self.events.written))
+        if self.board.trouble != self.events.trouble:
+            self.board.trouble = self.events.trouble
+            said = self.board.trouble or f"{self.events.path} has all facts again"
+            with contextlib.suppress(OSError):
+                print(f"coordinator: {said}", file=sys.stderr, flush=True)
 
     def _carry_out(self, effects: list[e.Effect]) -> None:
         for effect in effects:
@@ -192,6 +196,7 @@ class Coordinator:
             if now_s - written_s >= 1.0:
                 written_s = now_s
                 self._write_metrics()
+                await self._catch_up()
             if self.watchers and now_s - self.board.sent_s >= 0.5:
                 self.board.sent_s = now_s
                 for channel in list(self.watchers):
@@ -270,7 +275,8 @@ class Coordinator:
         pulse = self.state.volatile.pulses.get(message.name)
         alive = pulse is not None and not pulse.suspected(self.clock.now_s())
         taken = alive and other is not None and other is not channel and channel.kind == "control"
-        return self.bound.admit(channel, message, self.state.durable.members.get(message.name), taken)
+        durable = self.state.durable
+        return self.bound.admit(channel, message, durable.members.get(message.name), taken, durable.forgotten)
 
     def _answer_probe(self, channel: wire.Channel, probe: m.Probe) -> None:
         """What a viewer may ask of us is bounded: one probe at a time, so that its answers never pile up here."""

@@ -132,6 +132,7 @@ class Crew:
         self.tasks.add(task)
 
         def ended(done: asyncio.Task[None]) -> None:
+            self.tasks.discard(done)
             if not done.cancelled() and (error := done.exception()) is not None:
                 self.give_up(error if isinstance(error, PlesioError) else PlesioError(f"{error!r}"))
 
@@ -224,6 +225,8 @@ class Crew:
     def _on_message(self, channel: wire.Channel, body: Any, payload: memoryview | None) -> None:
         message = m.decode("from", body)
         if isinstance(message, m.Status):
+            if message.trouble and (self.status is None or self.status.trouble != message.trouble):
+                self.say(f"{message.trouble}; the run goes on")
             self.status = message
             self.on_status(message)
             if message.finished:

@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from plesio.core.membership import Pulse
-from plesio.core.state import apply
+from plesio.core.state import Durable, apply
 from plesio.core.turn import State
 from plesio.records import Version
-from plesio.reporting.events import Event, fact_of, parse
+from plesio.reporting.events import Event, fact_of, parse, unpack
+from plesio.reporting.story import Story
 from plesio.runtime.status import StatusBoard
 from plesio.wire import messages as m
 
@@ -26,7 +27,7 @@ class Tail:
     """The whole lines of a growing file, each once. Owns its position.
 
     What a restart of the coordinator cuts off comes again byte for byte, so the position stays good. A file that was
-    replaced by another of its name (metrics.jsonl, thinned) is read from its start again.
+    replaced by another of its name (thinned) is read from its start again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,6 +59,7 @@ class RunFolder:
         self.state = State()
         self.board = StatusBoard()
         self.written_unix_s = 0.0  # the newest sign of life
+        self.skip = 0  # lines that follow, and are folded already
 
     def look(self, unix_s: float) -> m.Status | None:
         """The run at this time; None before it has started. Raises PlesioError when a line is damaged."""
@@ -75,6 +77,14 @@ class RunFolder:
 
     def _fold(self, event: Event) -> None:
         self.written_unix_s = max(self.written_unix_s, event["unix_s"])
+        if self.skip:
+            self.skip -= 1
+            return
+        if event["type"] == "Thinned":  # the file was replaced: all that was told before is in this line
+            story = unpack(event["story"], Story)
+            self.state.durable, self.skip = unpack(event["state"], Durable), event["lines"]
+            self.board.recall(story.faults_seen, [(e.number, e.loss) for e in story.evaluations])
+            return
         fact = fact_of(event)
         if fact is not None:
             apply(self.state.durable, fact)

@@ -33,18 +33,27 @@ class Journal:
         if kept is not None:
             self.seq = self._compacted = kept[0]
             state = _state.decode(kept[1])
-        batches: list[tuple[int, float, list[Fact]]] = []
-        for seq, blob in await self.store.read(self.seq):
-            unix_s, facts = _facts.decode(blob)
+        batches = await self.since(self.seq)
+        for seq, _, facts in batches:
             for fact in facts:
                 apply(state, fact)
-            batches.append((seq, unix_s, list(facts)))
             self.seq = seq
         return state, batches
 
-    async def commit(self, unix_s: float, facts: Sequence[Fact], state: Durable) -> None:
+    async def since(self, seq: int) -> list[tuple[int, float, list[Fact]]]:
+        """The batches after this one that are still kept: (seq, unix seconds, facts)."""
+        decoded = ((at, *_facts.decode(blob)) for at, blob in await self.store.read(seq))
+        return [(at, unix_s, list(facts)) for at, unix_s, facts in decoded]
+
+    async def commit(self, unix_s: float, facts: Sequence[Fact]) -> None:
         """Makes the facts durable; raises when it cannot: the process must end then."""
         self.seq = await self.store.append(self.epoch, self.seq, _encoder.encode((unix_s, list(facts))))
-        if self.seq - self._compacted >= COMPACT_EVERY:
+
+    async def compact(self, state: Durable, written: int) -> None:
+        """Now and then replaces the batches by the state as of `seq`, once all of them are in events.jsonl.
+
+        written: the newest batch that is; a batch that is not there can be told from the journal alone.
+        """
+        if written == self.seq and self.seq - self._compacted >= COMPACT_EVERY:
             await self.store.put_snapshot(self.epoch, self.seq, _encoder.encode(state))
             self._compacted = self.seq

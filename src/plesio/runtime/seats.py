@@ -20,8 +20,10 @@ class Bound:
     def __init__(self) -> None:
         self.names: dict[Channel, str] = {}
 
-    def admit(self, channel: Channel, message: Any, member: Member | None, taken: bool) -> str:
+    def admit(self, channel: Channel, message: Any, member: Member | None, taken: bool, forgotten: int = 0) -> str:
         """The name that this message is said under. member: of that name; taken: another connection has the name.
+
+        forgotten: up to which generation a member may have been that is not remembered; it is told to join anew.
 
         Raises WireError when the sender may not say it.
         """
@@ -37,8 +39,10 @@ class Bound:
                 and process_of(message.incarnation) != process_of(member.incarnation)
             ):
                 raise WireError(f"the name {name!r} is taken by a learner that is alive; choose another --name")
-        elif member is None or message.generation > member.generation:
+        elif message.generation > (member.generation if member else forgotten) or (not member and not forgotten):
             raise WireError(f"{name!r} has no generation {message.generation}")
+        elif member is None:
+            pass
         elif isinstance(message, (s.Hold, s.Beat)):
             if message.generation == member.generation and message.incarnation != member.incarnation:
                 raise WireError(f"it is not the learner {name!r}")

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from plesio.core import facts as f
 from plesio.core.turn import State
@@ -24,6 +25,7 @@ class StatusBoard:
         self.elections = 0
         self.sent_s = 0.0
         self.closed_control_bytes = 0
+        self.trouble = ""  # what keeps the run's folder from being complete
 
     def measure(self, metrics: m.Metrics) -> None:
         """A peer's counters."""
@@ -43,6 +45,12 @@ class StatusBoard:
             elif isinstance(fact, f.LeaderElected):
                 self.elections += 1
                 self.faults += self.elections > 1
+
+    def recall(self, faults: int, losses: Iterable[tuple[int, float]]) -> None:
+        """What facts said that are not told one by one any more."""
+        self.faults = faults
+        self.losses.clear()
+        self.losses.extend(losses)
 
     def status(self, state: State, now_s: float) -> m.Status:
         """For the live table."""
@@ -65,6 +73,7 @@ class StatusBoard:
             learners=tuple(self._learner(state, name, now_s) for name in sorted(durable.members)),
             finished=durable.finished,
             faults=self.faults,
+            trouble=self.trouble,
         )
 
     def _learner(self, state: State, name: str, now_s: float) -> m.LearnerStatus:
@@ -96,6 +105,9 @@ class StatusBoard:
 
     def metrics_line(self, state: State, control_bytes: int) -> str:
         """One line of metrics.jsonl; '' before anybody reported."""
+        known = {"synchronizer", *state.durable.members}
+        self.latest = {name: x for name, x in self.latest.items() if name in known}
+        self.pushed_unix_s = {name: at for name, at in self.pushed_unix_s.items() if name in known}
         if not self.latest:
             return ""
         server = self.latest.get("synchronizer", m.Metrics("synchronizer", 0))

@@ -161,12 +161,18 @@ class Synchronizer:
         order = m.decode("from", body)
         if isinstance(order, e.Admit):
             self.seats.admit(order.name, order.generation, order.incarnation)
+        elif isinstance(order, e.Forget):
+            self._forget(order.name)
         elif isinstance(order, e.DonateState):
             self.asked[order.to] = order.generation
         elif isinstance(order, e.AnswerPush):
             self.held.pop((order.to, order.generation, order.seq), None)
         else:
             self.orders.put_nowait(order)
+
+    def _forget(self, name: str) -> None:
+        for known in (self.merged, self.inboxes, self.asked, self.seats.admitted):
+            known.pop(name, None)
 
     async def _obey(self) -> None:
         """One order at a time, in the coordinator's order."""

@@ -17,8 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from plesio.errors import UserError
+from plesio.reporting.course import Round
 from plesio.reporting.events import Event, parse
-from plesio.reporting.story import Round, Story, tell
+from plesio.reporting.story import Story, tell
 from plesio.runtime.follow import Tail
 
 FOLDER = "tensorboard"
@@ -62,18 +63,26 @@ class Scalars:
             self.sample = samples[-1]
 
     def _fold(self, event: Event) -> None:
-        known = len(self.story.evaluations)
+        newest = self.story.evaluations[-1:]
+        if self.story.skip == 0 and event["type"] == "Thinned":  # the file is read from its start again
+            self.since_unix_s = max(self.since_unix_s, self.story.ended_unix_s)
+            self.closed.clear()
+        told = self.story.skip > 0
         tell([event], self.story)
         fresh = event["unix_s"] > self.since_unix_s
-        if event["type"] == "RoundClosed":
+        if told:
+            return
+        if event["type"] == "Thinned":
+            self.tokens = self.story.merged_tokens
+        elif event["type"] == "RoundClosed":
             self.tokens += event["tokens"]
             if fresh:
                 self.closed.append(self.story.rounds[-1])
         elif event["type"] == "RolledBack":
-            self.tokens = sum(r.tokens for r in self.story.rounds)
-        elif fresh and len(self.story.evaluations) > known:
-            newest = self.story.evaluations[-1]
-            self.write("loss/held_out", newest.loss, newest.tokens, newest.unix_s)
+            self.tokens = self.story.merged_tokens
+        elif fresh and self.story.evaluations[-1:] != newest and event["type"] == "Evaluated":
+            loss = self.story.evaluations[-1]
+            self.write("loss/held_out", loss.loss, loss.tokens, loss.unix_s)
 
     def _write_rounds(self, unix_s: float) -> None:
         behind = [versions for closed in self.closed for _, versions in closed.staleness]

@@ -87,6 +87,9 @@ class SimSynchronizer(Process):
             self._take_upload(message, payload)
         elif isinstance(message, e.Admit):
             self.admitted[message.name] = message.generation
+        elif isinstance(message, e.Forget):
+            self.admitted.pop(message.name, None)
+            self.merged.pop(message.name, None)
         elif isinstance(message, e.AnswerPush):
             self.held.pop((message.to, message.generation, message.seq), None)
         elif isinstance(message, e.LoadState):

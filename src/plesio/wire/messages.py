@@ -115,6 +115,7 @@ class Status(Message, frozen=True):
     learners: tuple[LearnerStatus, ...]
     finished: str
     faults: int
+    trouble: str = ""  # what keeps the run's folder from being complete; the run goes on
 
 
 class Subscribe(Message, frozen=True):
