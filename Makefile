@@ -32,9 +32,9 @@ test-slow: setup
 fuzz: setup
 	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
 
-# needs root, `ip` and `tc`: machines made of network namespaces; not yet part of .ci/run
+# machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup
-	$(BIN)/pytest -m network --timeout 600
+	.ci/with-namespaces $(BIN)/pytest -m network -p no:cacheprovider --timeout 600
 
 bench: setup
 	$(BIN)/python benchmarks/bench_overhead.py

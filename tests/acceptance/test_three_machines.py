@@ -1,10 +1,8 @@
-"""Three machines made of network namespaces: one is cut off for 30 s, one has 5 Mbit/s. Needs root, `ip` and `tc`."""
+"""Three machines made of network namespaces: one is cut off for 30 s, one has 5 Mbit/s. See make test-network."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,63 +11,22 @@ from typing import Any
 
 import pytest
 
+from plesio.testing.machines import Machines
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "paced.py"
 PLESIO = [sys.executable, "-m", "plesio"]
 STEP_S = "0.06"
 CUT_S = 30.0
 
 
-def shell(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
-
-
-def port(letter: str) -> str:
-    """Of the switch."""
-    return f"port-{letter}"
-
-
-class Machines:
-    """Namespaces a, b and c on one switch, with addresses 10.77.0.1 to 3."""
-
-    def __init__(self) -> None:
-        self.names = {letter: f"plesio-{os.getpid()}-{letter}" for letter in "abc"}
-        self.hub = f"plesio-{os.getpid()}-hub"
-        shell("ip", "netns", "add", self.hub)
-        shell("ip", "-n", self.hub, "link", "add", "switch", "type", "bridge")
-        shell("ip", "-n", self.hub, "link", "set", "switch", "up")
-        for number, (letter, name) in enumerate(self.names.items(), 1):
-            shell("ip", "netns", "add", name)
-            shell(
-                "ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port(letter), "netns", self.hub
-            )
-            shell("ip", "-n", self.hub, "link", "set", port(letter), "master", "switch", "up")
-            shell("ip", "-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                shell("ip", "-n", name, "link", "set", device, "up")
-
-    def slow_down(self, letter: str, rate: str) -> None:
-        """Both ways."""
-        for space, device in ((self.names[letter], "eth0"), (self.hub, port(letter))):
-            limit = ["rate", rate, "burst", "32kb", "latency", "400ms"]
-            shell("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)
-
-    def cut(self, letter: str, away: bool) -> None:
-        shell("ip", "-n", self.hub, "link", "set", port(letter), "down" if away else "up")
-
-    def start(self, letter: str, words: list[str], folder: Path) -> subprocess.Popen[str]:
-        command = ["ip", "netns", "exec", self.names[letter], *PLESIO, *words]
-        return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def close(self) -> None:
-        for name in (*self.names.values(), self.hub):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=20)
-
-
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    machines = Machines()
-    yield machines
-    machines.close()
+    machines = Machines("abc")
+    try:
+        machines.build()
+        yield machines
+    finally:
+        machines.close()
 
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
@@ -103,7 +60,7 @@ def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp
         "10",
     ]
     words += ["--listen", "0.0.0.0:7700", "--token-file", "secret", str(SCRIPT), STEP_S]
-    main = machines.start("a", words, tmp_path)
+    main = machines.start("a", [*PLESIO, *words], tmp_path)
 
     def pushes(name: str) -> list[dict[str, Any]]:
         found = [e for e in events(run_dir) if e["type"] == "ContributionAccepted"]
@@ -114,7 +71,7 @@ def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp
         wait_for(lambda: any(e["type"] == "RoundClosed" for e in events(run_dir)), "the run starts")
         for letter in "bc":
             join = ["join", "10.77.0.1:7700", "--token-file", "secret", "--name", f"on-{letter}", str(SCRIPT), STEP_S]
-            others.append(machines.start(letter, join, tmp_path))
+            others.append(machines.start(letter, [*PLESIO, *join], tmp_path))
         wait_for(lambda: all(len(pushes(f"on-{x}")) > 12 for x in "bc"), "both take part, in local steps")
 
         machines.cut("b", away=True)

@@ -186,7 +186,7 @@ def test_memory_stays_bounded_and_a_cancelled_bulk_frame_closes_the_channel() ->
             it.channels[0]._transport.pause_reading()
             sending = asyncio.create_task(client.send_bulk(b"x", bytes(64 << 20)))
             await asyncio.sleep(0.2)
-            assert client._transport.get_write_buffer_size() <= wire.SLICE_BYTES
+            assert client._transport.get_write_buffer_size() <= wire.WAITING_BYTES
             client.send(b"must not land inside the frame")
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -195,6 +195,68 @@ def test_memory_stays_bounded_and_a_cancelled_bulk_frame_closes_the_channel() ->
             it.channels[0]._transport.resume_reading()
             await it.until(lambda: len(it.closed) == 1)
             assert it.got == []
+
+    run(main())
+
+
+def test_bulk_frames_that_the_kernel_has_room_for_let_the_loop_go_on() -> None:
+    async def main() -> None:
+        async with house() as it:
+            client, turns = await it.client(kind="bulk"), 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.create_task(others())
+            for _ in range(50):
+                await soon(client.send_bulk(b"x", b"small"))
+            assert turns >= 50
+            task.cancel()
+            await it.until(lambda: len(it.got) == 50)
+            client.close()
+
+    run(main())
+
+
+def test_payloads_are_received_where_the_receiver_says() -> None:
+    async def main() -> None:
+        async with house() as it:
+            client, memory = await it.client(kind="bulk"), memoryview(bytearray(3 << 20))
+            asked: list[Got] = []
+
+            def place(body: bytes, size_bytes: int) -> memoryview | None:
+                asked.append((body, b"%d" % size_bytes))
+                return memory[1 : 1 + size_bytes] if body == b"here" else None
+
+            it.channels[0].receive_into(place)
+            payload = random.Random(0).randbytes(2 << 20)
+            await soon(client.send_bulk(b"here", payload))
+            await soon(client.send_bulk(b"there", b"abc"))
+            client.send(b"nothing")
+            await it.until(lambda: len(it.got) == 3)
+            assert it.got == [(b"here", payload), (b"there", b"abc"), (b"nothing", b"")]
+            assert asked == [(b"here", b"%d" % len(payload)), (b"there", b"3")]
+            assert bytes(memory[1 : 1 + len(payload)]) == payload
+            client.close()
+
+    run(main())
+
+
+def test_a_channel_that_is_closed_touches_that_memory_no_more() -> None:
+    async def main() -> None:
+        async with house() as it:
+            client, memory = await it.client(kind="bulk"), memoryview(bytearray(1000))
+            it.channels[0].receive_into(lambda body, size_bytes: memory[:size_bytes])
+            client._write(header(1, 1000) + b"x" + b"a" * 10)
+            while memory[9] != ord("a"):
+                await asyncio.sleep(0.001)
+            it.channels[0].abort()
+            it.channels[0].get_buffer(-1)[:10] = b"b" * 10
+            assert bytes(memory[:20]) == b"a" * 10 + bytes(10)
+            client.close()
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,44 @@ def test_every_message_arrives_once_and_whole_over_connections_that_break(
     assert came == [(b"body %d" % i, data) for i, data in enumerate(messages)]
     assert sent_bytes == sum(map(len, messages)), "nothing is sent twice"
     assert assembler.have == Have()
+
+
+@given(
+    messages=st.lists(st.binary(max_size=60), min_size=1, max_size=5),
+    cuts=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 7)), max_size=20),
+)
+def test_pieces_that_are_received_in_place_make_the_same_messages(
+    messages: list[bytes], cuts: list[tuple[int, int]]
+) -> None:
+    """A cut, after so many parts, comes after so many bytes of a piece; what was received of that piece is garbage."""
+    assembler = Assembler(1000)
+    for number, data in enumerate(messages):
+        outgoing, whole = Outgoing(str(number), b"body", data), None
+        while whole is None:
+            parts_left, garbage = cuts.pop() if cuts else (1000, 0)
+            for part, piece in outgoing.parts(assembler.have):
+                where = assembler.place(msgspec.msgpack.encode(part), len(piece)) if len(piece) else None
+                if where is not None:
+                    where[:garbage] = b"?" * len(where[:garbage])
+                parts_left -= 1
+                if parts_left < 0:
+                    break
+                if where is not None:
+                    where[:] = piece
+                whole = assembler.add(part, where)
+        assert whole is not None and bytes(whole[1]) == data and whole[0] == b"body"
+
+
+def test_no_place_for_what_is_no_part_or_does_not_follow() -> None:
+    assembler = Assembler(1000)
+    for body in (b"", b"\xc1", msgspec.msgpack.encode(Have()), msgspec.msgpack.encode(Part("1", 7, 20))):
+        assert assembler.place(body, 7) is None
+    first = Part("1", 0, 20, b"body")
+    assert assembler.place(msgspec.msgpack.encode(first), 21) is None
+    assert assembler.place(msgspec.msgpack.encode(first), 7) is not None
+    assembler.add(first, memoryview(b"x" * 7))  # another piece than the one that was placed: it is copied
+    assert assembler.have == Have("1", 7)
+    assert assembler.place(msgspec.msgpack.encode(Part("1", 7, 20)), 14) is None
 
 
 def test_another_message_in_between_starts_anew() -> None:

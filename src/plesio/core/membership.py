@@ -19,10 +19,14 @@ class Pulse(msgspec.Struct):
     base: Version | None = None  # its newest known base; None: it has no state yet
     tokens: float = 0.0  # tokens of its newest whole push
     step_s: float = 0.0  # seconds of one step, as it measured
+    longest_s: float = 0.0  # longest silence between two signs of life
+    missed: int = 0  # how often it was silent for its deadline or longer
 
     def beat(self, now_s: float) -> None:
         """A sign of life."""
         gap_s = max(0.0, now_s - self.last_s)
+        self.longest_s = max(self.longest_s, gap_s)
+        self.missed += gap_s >= self.deadline_s()
         self.spread_s += 0.1 * (abs(gap_s - self.interval_s) - self.spread_s)
         self.interval_s += 0.1 * (gap_s - self.interval_s)
         self.last_s = now_s

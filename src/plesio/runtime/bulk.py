@@ -48,6 +48,7 @@ class Bulk:
     def connected(self, channel: wire.Channel) -> None:
         """A new connection: nothing is sent before the synchronizer has said what it has."""
         self.channel, self.have = channel, None
+        channel.receive_into(self.coming.place)
         channel.send(m.encode(self.subscribe(self.coming.have)))
 
     def lost(self) -> None:

@@ -124,6 +124,7 @@ class StatusBoard:
                 "base": [x.base.lineage, x.base.number] if x.base else None,
                 "up_bytes": x.up_bytes,
                 "down_bytes": x.down_bytes,
+                **_pulse(state, name),
             }
             for name, x in self.latest.items()
             if name != "synchronizer"
@@ -136,6 +137,18 @@ class StatusBoard:
             "committed_tokens": state.durable.tokens,
         }
         return json.dumps(line, allow_nan=False)
+
+
+def _pulse(state: State, name: str) -> dict[str, float]:
+    """Its longest silence, what it may be silent for, and how often it was silent for longer."""
+    pulse = state.volatile.pulses.get(name)
+    if pulse is None:
+        return {}
+    return {
+        "longest_silence_s": round(pulse.longest_s, 3),
+        "deadline_s": round(pulse.deadline_s(), 3),
+        "missed_deadlines": pulse.missed,
+    }
 
 
 def _rounded(value: float, digits: int) -> float | None:

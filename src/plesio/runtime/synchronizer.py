@@ -39,6 +39,7 @@ from plesio.strategies.schedule import Timeline
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import Limits
+from plesio.wire.memory import Recycler
 from plesio.wire.parts import PART_BYTES, Assembler, Part
 from plesio.wire.timings import Kind
 from plesio.wire.tls import Tls, from_environment
@@ -86,6 +87,7 @@ class Synchronizer:
         self.held: dict[PushId, Held] = {}
         self.merged: dict[str, tuple[int, int]] = {}
         self.seats = Seats()
+        self.recycler = Recycler()
         self.inboxes: dict[str, tuple[int, Assembler]] = {}  # by learner, with its generation
         self.asked: dict[str, int] = {}  # who may upload its state: generation
         self.uploading: set[str] = set()
@@ -247,7 +249,7 @@ class Synchronizer:
         """What has come of this learner's unfinished message; it outlives the connection, not the generation."""
         name, generation = self.seats.seat(channel)
         if self.inboxes.get(name, (0,))[0] != generation:
-            self.inboxes[name] = (generation, Assembler(self._largest_payload()))
+            self.inboxes[name] = (generation, Assembler(self._largest_payload(), self.recycler))
         return self.inboxes[name][1]
 
     def _queue_upload(self, upload: m.StateUpload, payload: memoryview) -> None:
@@ -303,6 +305,7 @@ class Synchronizer:
         self.pumps[message.name] = asyncio.create_task(self._pump(subscriber))
         inbox = self._inbox(channel)
         inbox.limit_bytes = self._largest_payload()
+        channel.receive_into(inbox.place)
         channel.send(m.encode(m.Subscribed(inbox.have, self._known(message))))
         base = message.base
         if base is not None and self.version is not None and base.lineage == self.lineage:

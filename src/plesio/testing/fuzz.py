@@ -21,10 +21,12 @@ from plesio.errors import WireError
 from plesio.wire import messages as m
 from plesio.wire.channel import PROTOCOL_VERSION, Greeting, read_greeting
 from plesio.wire.frames import BEFORE_AUTH, HEADER, INBOX_BYTES, Inbox, Limits, header
+from plesio.wire.parts import Assembler
 
 LIMITS = (BEFORE_AUTH, Limits(1 << 12, 1 << 12), Limits(1 << 16, 1 << 20), Limits(1 << 18, 0))
 NUMBERS = (0, 1, 2, 127, 128, 255, 256, 65535, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 DIRECTIONS = {"to": get_args(m.ToCoordinator), "from": get_args(m.FromCoordinator), "bulk": get_args(m.Bulk)}
+LARGEST_BYTES = 1 << 20
 GROWTH_BYTES = 256 << 20  # of this process, over all inputs
 
 
@@ -97,6 +99,8 @@ def read_body(what: str, data: bytes) -> bool:
         message = read_greeting(data) if what == "greeting" else m.decode(what, data)
     except WireError:
         return False
+    if what == "bulk":
+        Assembler(LARGEST_BYTES).place(data, len(data))
     if isinstance(message, m.Push):
         ledger.malformed(message.contribution)
     return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hmac
+import os
 import socket
 import ssl
 from collections import deque
@@ -24,8 +25,10 @@ from plesio.wire.tls import Tls, explain
 PROTOCOL_VERSION = 1
 KINDS = ("control", "bulk", "beat")
 SLICE_BYTES = 1 << 20
+WAITING_BYTES = 64 << 10  # outside the kernel, while a bulk frame waits for room in it
 QUEUE_BYTES = 64 << 20
 READ_BYTES = 1 << 24  # at once: OpenSSL counts in a C int
+DREGS_BYTES = 1 << 16
 AUTH_DEADLINE_S = 5.0
 MAX_SILENT = 256  # connections that have said nothing: far fewer than a process may open files
 CLOSE_S = 2.0
@@ -93,6 +96,7 @@ class Channel(Guest):
         self.bytes_received = 0
         self._inbox = Inbox(limits or Limits())
         self._transport: asyncio.Transport | None = None
+        self._direct_fd = -1  # that bulk data is written to; -1: by the transport only
         self._drained = asyncio.Event()
         self._drained.set()
         self._bulk_lock = asyncio.Lock()
@@ -111,6 +115,8 @@ class Channel(Guest):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             _set_options(sock)
+            if transport.get_extra_info("sslcontext") is None and hasattr(os, "writev"):
+                self._direct_fd = sock.fileno()
         name = transport.get_extra_info("peername")
         self.peer = str(name[0] if name else "somebody")  # without the port: the same peer is told the same
         # so that at most one slice waits outside the kernel (two over TLS, whose limit is where it stops, not begins)
@@ -119,12 +125,16 @@ class Channel(Guest):
             transport.abort()
 
     def get_buffer(self, sizehint: int) -> Any:
+        if not self._is_open():
+            return bytearray(
+                DREGS_BYTES
+            )  # TLS reads on while it closes; what a payload's memory holds is not ours any more
         return self._inbox.space()[:READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.bytes_received += nbytes
         if not self._is_open():
-            return  # TLS reads on while it closes
+            return
         self._inbox.received(nbytes)
         try:
             for body, payload in self._inbox.frames():
@@ -184,19 +194,48 @@ class Channel(Guest):
         """
         view = memoryview(payload).cast("B")
         async with self._bulk_lock:
+            await asyncio.sleep(0)  # a fast reader must not starve our loop
             self._in_bulk = True
             complete = False
             try:
-                self._write(header(len(body), len(view)) + body)
-                for at in range(0, len(view), SLICE_BYTES):
-                    await asyncio.sleep(0)  # a fast reader must not starve our loop
+                at = self._write_now(header(len(body), len(view)) + body, view)
+                while at < len(view):
+                    await asyncio.sleep(0)
                     await self._drained.wait()
-                    self._write(view[at : at + SLICE_BYTES])
+                    at += self._write_now(b"", view[at : at + SLICE_BYTES])
                 complete = True
             finally:
                 self._end_bulk(complete)
             await self._drained.wait()
             self._check_open()
+
+    def _write_now(self, head: bytes, view: memoryview) -> int:
+        """Writes all of the head, and of the view what the kernel has room for and a little more; how much that was.
+
+        The transport would copy what the kernel has no room for, before it tries again. It still waits, with the
+        little that there is more, until there is room.
+        """
+        self._check_open()
+        assert self._transport is not None
+        written = 0
+        if self._direct_fd >= 0 and not self._transport.get_write_buffer_size():
+            try:
+                written = os.writev(self._direct_fd, [head, view])
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self.abort()
+                raise WireError(f"the connection to {self.peer} is closed") from error
+            self.bytes_sent += written
+            if written == len(head) + len(view):
+                return len(view)
+        if written < len(head):
+            self._write(head[written:])
+        at = max(0, written - len(head))
+        rest = view[at : at + (WAITING_BYTES if self._direct_fd >= 0 else SLICE_BYTES)]
+        if rest:
+            self._write(rest)
+        return at + len(rest)
 
     def _end_bulk(self, complete: bool) -> None:
         self._in_bulk = False
@@ -224,6 +263,10 @@ class Channel(Guest):
     def unsent_bytes(self) -> int:
         """What was given to us and waits here for the peer to read; the kernel's buffers hold more."""
         return self._waiting_bytes + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def receive_into(self, place: Callable[[bytes, int], memoryview | None]) -> None:
+        """Who says where payloads belong; see Inbox."""
+        self._inbox.place = place
 
     def accept_frames(self, limits: Limits) -> None:
         """From the next frame on, these limits hold."""

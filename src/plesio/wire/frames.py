@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from plesio.errors import WireError
+from plesio.wire.memory import fresh
 
 HEADER = struct.Struct("<IQ")
 INBOX_BYTES = 256 << 10
-MAPPED_BYTES = 1 << 20
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -43,11 +42,13 @@ def lengths(buffer: memoryview | bytes | bytearray, offset: int, limits: Limits)
 class Inbox:
     """Cuts a byte stream into frames. The reader fills `space()`, calls `received`, then exhausts `frames()`.
 
-    A payload is received straight into its own memory. `limits` may change between two frames.
+    A payload is received straight into its own memory: where `place` says, asked with the body and the payload's size,
+    or a fresh one. `limits` may change between two frames.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.place: Callable[[bytes, int], memoryview | None] | None = None
         self._buffer = bytearray()
         self._start = self._end = 0
         self._wanted = HEADER.size  # bytes that the frame at _start needs in the buffer
@@ -96,7 +97,8 @@ class Inbox:
         self._body = bytes(view[HEADER.size : self._wanted])
         begun = view[self._wanted : self._wanted + payload]
         if payload:
-            self._payload, self._filled = _memory(payload), len(begun)
+            place = self.place(self._body, payload) if self.place is not None else None
+            self._payload, self._filled = fresh(payload) if place is None else place, len(begun)
             self._payload[: len(begun)] = begun
         self._start += self._wanted + len(begun)
         self._wanted = HEADER.size
@@ -110,8 +112,3 @@ class Inbox:
             self._buffer = bytearray(size)
         self._buffer[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
-
-
-def _memory(size_bytes: int) -> memoryview:
-    """Writable memory. Large ones are mapped: no page is touched before its bytes arrive."""
-    return memoryview(mmap.mmap(-1, size_bytes) if size_bytes >= MAPPED_BYTES else bytearray(size_bytes))
