@@ -18,11 +18,10 @@ from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
 from plesio.registry import CODECS, STRATEGIES, check, load
-from plesio.runtime import snapshots
+from plesio.runtime import faults, snapshots
 from plesio.runtime import tensorboard as boards
 from plesio.runtime.joiner import Joiner, Joining
 from plesio.runtime.supervisor import Plan, Supervisor
-from plesio.testing import chaos as faults
 from plesio.wire import tokens
 from plesio.wire.tls import load as load_tls
 
