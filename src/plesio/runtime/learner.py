@@ -396,15 +396,19 @@ class LearnerEngine:
     def _rolled_back(self, message: e.RollBack, _: Any) -> None:
         if message.generation == self.book.generation and message.lineage > self.lineage:
             self.rollback = message
-            stashed, self.stashed = self.stashed, []
-            for made, value in stashed:
-                self._version(made, value)
+            self._take_stashed()
+
+    def _take_stashed(self) -> None:
+        stashed, self.stashed = self.stashed, []
+        for made, value in stashed:
+            self._version(made, value)
 
     def _goodbye(self, message: e.Goodbye, _: Any) -> None:
         self.released = message.generation == self.book.generation
 
     def _end_run(self, message: e.EndRun, _: Any) -> None:
         self.ended = message
+        self._take_stashed()
 
     def _version(self, made: m.VersionMade, value: Any) -> None:
         """A version arrived."""
@@ -445,7 +449,9 @@ class LearnerEngine:
         base = self.book.base
         if base is not None and made.version.lineage < base.lineage:
             return
-        if base is not None and made.version.lineage > base.lineage:
+        if base is not None and made.version.lineage > base.lineage and self.ended is not None:
+            pass  # nobody tells of a roll-back any more, and nothing that is under way counts
+        elif base is not None and made.version.lineage > base.lineage:
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
                 self.stashed = [(made, value)]
                 return
@@ -546,7 +552,7 @@ class LearnerEngine:
             return
         self.settled = True
         until_s = time.monotonic() + 30.0
-        while self.book.base is not None and self.book.base.number < self.ended.version.number:
+        while self.book.base is not None and self.book.base < self.ended.version:
             if time.monotonic() > until_s:
                 print("plesio: the final version did not arrive; the model is an earlier one", file=sys.stderr)
                 break
