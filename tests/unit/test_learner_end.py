@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from plesio.core import effects as e
 from plesio.core.spec import RunSpec
+from plesio.errors import UserError
 from plesio.records import Version
 from plesio.runtime import learner as runtime
 from plesio.runtime.fragments import pack_state
@@ -90,3 +92,16 @@ def test_who_hears_of_the_end_but_not_of_the_roll_back_before_it_has_the_final_m
     learner.engine._settle_final()
     assert learner.engine.book.base == Version(2, number)
     assert next(learner.model.parameters()).tolist() == [[3.0] * 4]
+
+
+def test_who_is_turned_away_ends_without_waiting_for_an_answer(learner: Learner) -> None:
+    """Its script ends with the reason; the goodbye at exit raises nothing, and ends the link."""
+    refusal = e.Refuse("a", "i", "the name 'a' is taken by a learner that is alive")
+    learner.give(refusal)
+    with pytest.raises(UserError, match="taken"):
+        learner.engine._drain()
+    learner.give(refusal)  # it connected once more
+    began_s = time.monotonic()
+    learner.engine.leave()
+    assert time.monotonic() - began_s < 5.0
+    assert learner.engine.link.stopped  # type: ignore[attr-defined]

@@ -122,7 +122,7 @@ class LearnerEngine:
         if self.ended is None and self.book.base is not None:
             if self.book.unsent.steps and self._strategy().sends == "delta":
                 self._push_delta(last=True)
-            self._handle_while(lambda: bool(self.book.in_flight), until_s - LEAVE_S / 2)
+            self._handle_while(lambda: bool(self.book.in_flight) and not self.released, until_s - LEAVE_S / 2)
             self.link.leave(s.Leave(self.settings.name, self.book.generation))
             self._handle_while(lambda: not self.released, until_s)
         self.on_main.flush()
@@ -336,6 +336,9 @@ class LearnerEngine:
         self.link.welcome()
 
     def _refuse(self, message: e.Refuse, _: Any) -> None:
+        if self.saying_goodbye:
+            self.released = True
+            return
         if "another model" in message.reason:
             raise ModelMismatch(message.reason)
         raise UserError(message.reason)
