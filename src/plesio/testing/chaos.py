@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import socket
 import sys
 import tempfile
@@ -83,8 +84,8 @@ def exits(stage: Stage) -> list[str]:
     """Waits until every command has ended; those that ended otherwise than they should."""
     wrong = [] if (code := stage.main.end()) == 0 else [f"the run ended with code {code}: {_tail(stage.main.said)}"]
     for command in stage.joined:
-        code, turned_away = command.end(30), command in stage.turned_away
-        if code == -9 or code == (2 if turned_away else 0):
+        code = command.end(30)
+        if code in (0, -signal.SIGKILL) or (code == 2 and command in stage.turned_away):
             continue
         wrong.append(f"{command.mark} ended with code {code}: {_tail(command.said)}")
     return wrong

@@ -1,7 +1,7 @@
 """What a chaos schedule trains: a regression whose held-out loss falls to the noise in its data, at a paced step.
 
-As a script it is a learner. Its bulk connection goes through the injector's relay (PLESIO_CHAOS_VIA), nothing else is
-changed. As a module it measures a finished model.
+As a script it is a learner. Its bulk connection goes through the injector's relay, and the injector may hold its pace;
+nothing else is changed. As a module it measures a finished model.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import plesio
 from plesio.runtime import link
 
 VIA = "PLESIO_CHAOS_VIA"  # HOST:PORT of the relay
+HOLD = "PLESIO_CHAOS_HOLD"  # a file: while it is there the run hardly moves, for a process that takes long to start
 SAMPLES, UNIT, EPOCHS = 2048, 16, 12
 FEATURES, WIDTH = 32, 2048  # 68,000 parameters: a state of 270 kB
 NOISE = 0.5  # standard deviation: the loss cannot fall below its square
-STEP_S = 0.012
-LEARNING_RATE = 5e-5  # with outer momentum: still falling a little at the end, so that lost work would show
+STEP_S, HELD_STEP_S = 0.012, 0.25  # a paced step: what all ask for together stays below the machine
+LEARNING_RATE = 2e-5  # with outer momentum: still falling a little at the end, so that lost work would show
 
 
 def data(samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -76,6 +77,7 @@ def main() -> None:
     if via := os.environ.get(VIA):
         host, _, port = via.rpartition(":")
         go_through(host, int(port))
+    hold = os.environ.get(HOLD, "")
     x, y = data(SAMPLES, seed=1)
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
@@ -86,7 +88,7 @@ def main() -> None:
         loss = nn.functional.mse_loss(model(x[unit.samples]), y[unit.samples])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        time.sleep(STEP_S)  # a paced step: what all learners ask for together stays below the machine
+        time.sleep(HELD_STEP_S if os.path.exists(hold) else STEP_S)
         learner.step(tokens=len(unit), loss=loss.item())
 
 

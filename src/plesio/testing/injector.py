@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from plesio.testing.schedules import LEARNERS, Fault
 from plesio.testing.troupe import Command, Watch, send, state_of, wait_for
 
 SLOW_BPS = 120e3  # a state of 270 kB takes 2 s
+START_S = 60.0  # at most, until a process has started, on a machine that is busy
 SUSPECTED_S = 2.3  # a little more than the least silence after which a name may be taken over
 
 
@@ -50,7 +52,19 @@ class Stage:
 
     def _main(self, verb: str, words: list[str]) -> Command:
         where = ["--json", "--listen", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret")]
-        return Command(f"{self.mark}-{verb}", [verb, *where, *words], self.folder, self.relay.address)
+        return Command(f"{self.mark}-{verb}", [verb, *where, *words], self.folder, self._environment(self.relay))
+
+    def _environment(self, relay: Relay) -> dict[str, str]:
+        return {chaos_train.VIA: relay.address, chaos_train.HOLD: str(self.folder / "hold")}
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """The run hardly moves meanwhile: a process that has to start first may take long on a busy machine."""
+        (self.folder / "hold").touch()
+        try:
+            yield
+        finally:
+            (self.folder / "hold").unlink()
 
     def resume(self) -> None:
         """Goes on with the run, after its machine is gone."""
@@ -60,15 +74,17 @@ class Stage:
         """Another machine."""
         mark = f"{self.mark}-join{len(self.joined)}"
         words = ["join", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret"), "--name", name]
-        joined = Command(mark, [*words, chaos_train.__file__], self.folder, (relay or self.relay).address)
+        joined = Command(mark, [*words, chaos_train.__file__], self.folder, self._environment(relay or self.relay))
         self.joined.append(joined)
         return joined
 
     def prepare(self, fault: Fault) -> None:
         """What has to be there before this fault can be injected."""
         if fault.kind == "stale generation comes back":
-            wait_for(lambda: self.watch.of("MemberJoined"), "the run starts", 60)
-            self.join("guest")
+            wait_for(lambda: self.watch.of("MemberJoined"), "the run starts", START_S)
+            with self.hold():
+                self.join("guest")
+                wait_for(lambda: self.watch.of("MemberJoined", "guest"), "the guest joins", START_S)
 
     def inject(self, fault: Fault) -> Bite:
         """Waits for its time and does it. Raises DidNotBite, or Hung."""
@@ -145,8 +161,9 @@ def _joiner(stage: Stage, fault: Fault) -> Bite:
     way = Relay(("127.0.0.1", stage.port + 1))
     way.down_bps = SLOW_BPS
     stage.ways.append(way)
-    joiner = stage.join("joiner", way)
-    wait_for(lambda: way.pulled >= 0.8 * fault.where or stage.over(), "the joiner pulls its state", 40)
+    with stage.hold():
+        joiner = stage.join("joiner", way)
+        wait_for(lambda: way.pulled >= 0.8 * fault.where or stage.over(), "the joiner pulls its state", START_S)
     pid, unix_s, pulled = joiner.running("joiner"), time.time(), way.pulled
     joiner.kill_all() if fault.way == "machine" else send(pid, signal.SIGKILL)
     wait_for(lambda: state_of(pid) in ("", "Z"), "the joiner dies", 5)
@@ -160,7 +177,10 @@ def _joiner(stage: Stage, fault: Fault) -> Bite:
 
 def _newcomer(stage: Stage, fault: Fault) -> Bite:
     """It dies twice soon after it has joined, and takes part the third time."""
-    newcomer, unix_s = stage.join("newcomer"), 0.0
+    unix_s = 0.0
+    with stage.hold():
+        newcomer = stage.join("newcomer")
+        _joined(stage, "newcomer", 1)
     for generation in (1, 2):
         _joined(stage, "newcomer", generation)
         pid = newcomer.running("newcomer")
@@ -183,8 +203,9 @@ def _stale(stage: Stage, fault: Fault) -> Bite:
     send(pid, signal.SIGSTOP)
     wait_for(lambda: state_of(pid) == "T", "the guest stands still", 5)
     time.sleep(SUSPECTED_S)
-    stage.join("guest")
-    _joined(stage, "guest", 2)
+    with stage.hold():
+        stage.join("guest")
+        _joined(stage, "guest", 2)
     until_unix_s = time.time()
     _contributes(stage, "guest", 2)
     send(pid, signal.SIGCONT)
@@ -200,7 +221,7 @@ def _joined(stage: Stage, name: str, generation: int) -> None:
     def is_there() -> bool:
         return any(e["generation"] == generation for e in stage.watch.of("MemberJoined", name))
 
-    wait_for(lambda: is_there() or stage.over(), f"{name} joins", 40)
+    wait_for(lambda: is_there() or stage.over(), f"{name} joins", START_S)
     if not is_there():
         raise DidNotBite(f"{name}: the run was over before generation {generation} joined")
 
@@ -210,7 +231,7 @@ def _contributes(stage: Stage, name: str, generation: int) -> None:
         pushes = [e["contribution"] for e in stage.watch.of("ContributionAccepted", name)]
         return any(push["generation"] == generation for push in pushes)
 
-    wait_for(lambda: has() or stage.over(), f"{name} contributes", 40)
+    wait_for(lambda: has() or stage.over(), f"{name} contributes", START_S)
     if not has():
         raise DidNotBite(f"{name}: the run was over before generation {generation} contributed")
 

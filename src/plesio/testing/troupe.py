@@ -58,11 +58,11 @@ def state_of(pid: int) -> str:
 class Command:
     """A `plesio` command, and all that it started. Owns its process handle."""
 
-    def __init__(self, mark: str, words: list[str], folder: Path, via: str = "") -> None:
+    def __init__(self, mark: str, words: list[str], folder: Path, environment: dict[str, str]) -> None:
         self.mark = mark
         self.folder = folder
         self.said = folder / f"{mark}.err"
-        environment = {**os.environ, MARK: mark, "PLESIO_CHAOS_VIA": via, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1", **environment}
         with self.said.open("w") as said, (folder / f"{mark}.out").open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "plesio", *words], cwd=folder, env=environment,
