@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz lint bench clean
+.PHONY: setup demo test test-slow test-network fuzz chaos lint bench clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -31,6 +31,10 @@ test-slow: setup
 # a million inputs for what reads the network
 fuzz: setup
 	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
+
+# about ten minutes: 20 seeded schedules of real faults
+chaos: setup
+	$(BIN)/python -m plesio.testing.chaos --seeds 20 --out benchmarks/results/chaos.json
 
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup

@@ -18,12 +18,11 @@ from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
 from plesio.registry import CODECS, check
-from plesio.runtime import snapshots
+from plesio.runtime import faults, snapshots
 from plesio.runtime import tensorboard as boards
 from plesio.runtime.joiner import Joiner, Joining
 from plesio.runtime.supervisor import Plan, Supervisor
 from plesio.strategies.text import parse as parse_schedule
-from plesio.testing import chaos as faults
 from plesio.wire import tokens
 from plesio.wire.tls import load as load_tls
 

@@ -115,7 +115,7 @@ class LearnerEngine:
         if self.ended is None and self.book.base is not None:
             if self.book.unsent.steps and self._strategy().sends == "delta":
                 self._push_delta(last=True)
-            self._handle_while(lambda: bool(self.book.in_flight), until_s - LEAVE_S / 2)
+            self._handle_while(lambda: bool(self.book.in_flight) and not self.released, until_s - LEAVE_S / 2)
             self.link.leave(s.Leave(self.settings.name, self.book.generation))
             self._handle_while(lambda: not self.released, until_s)
         self.on_main.flush()
@@ -332,6 +332,9 @@ class LearnerEngine:
         self.link.welcome()
 
     def _refuse(self, message: e.Refuse, _: Any) -> None:
+        if self.saying_goodbye:
+            self.released = True
+            return
         if "another model" in message.reason:
             raise ModelMismatch(message.reason)
         raise UserError(message.reason)
@@ -392,15 +395,19 @@ class LearnerEngine:
     def _rolled_back(self, message: e.RollBack, _: Any) -> None:
         if message.generation == self.book.generation and message.lineage > self.lineage:
             self.rollback = message
-            stashed, self.stashed = self.stashed, []
-            for made, value in stashed:
-                self._version(made, value)
+            self._take_stashed()
+
+    def _take_stashed(self) -> None:
+        stashed, self.stashed = self.stashed, []
+        for made, value in stashed:
+            self._version(made, value)
 
     def _goodbye(self, message: e.Goodbye, _: Any) -> None:
         self.released = message.generation == self.book.generation
 
     def _end_run(self, message: e.EndRun, _: Any) -> None:
         self.ended = message
+        self._take_stashed()
 
     def _version(self, made: m.VersionMade, value: Any) -> None:
         """A version arrived."""
@@ -440,7 +447,9 @@ class LearnerEngine:
         base = self.book.base
         if base is not None and made.version.lineage < base.lineage:
             return
-        if base is not None and made.version.lineage > base.lineage:
+        if base is not None and made.version.lineage > base.lineage and self.ended is not None:
+            pass  # nobody tells of a roll-back any more, and nothing that is under way counts
+        elif base is not None and made.version.lineage > base.lineage:
             if self.rollback is None or self.rollback.lineage != made.version.lineage:
                 self.stashed = [(made, value)]
                 return
@@ -518,7 +527,7 @@ class LearnerEngine:
             return
         self.settled = True
         until_s = time.monotonic() + 30.0
-        while self.book.base is not None and self.book.base.number < self.ended.version.number:
+        while self.book.base is not None and self.book.base < self.ended.version:
             if time.monotonic() > until_s:
                 print("plesio: the final version did not arrive; the model is an earlier one", file=sys.stderr)
                 break

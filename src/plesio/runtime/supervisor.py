@@ -21,7 +21,7 @@ from plesio.errors import PortInUse
 from plesio.launchers.base import ProcessSpec
 from plesio.runtime import snapshots
 from plesio.runtime.crew import Child, Crew
-from plesio.testing.chaos import Fault
+from plesio.runtime.faults import Fault
 from plesio.wire import messages as m
 from plesio.wire.tls import Tls
 

@@ -226,10 +226,14 @@ class Reference:
         assert fact.version.number == self.committed_number == self.newest and not self.finished
         self.finished = fact.reason
 
-    def check_end(self, dataset: Dataset, disk: dict[str, tuple[Version, Content]]) -> None:
-        """Nothing is lost, and the model holds each step of each applied unit once."""
+    def check_all_counted(self, dataset: Dataset) -> None:
+        """Every unit of every epoch is applied or partial."""
         everything = {(e, i) for e in range(dataset.epochs) for i in range(dataset.units)}
         assert self.applied | self.partial == everything, f"I1: lost {everything - self.applied - self.partial}"
+
+    def check_end(self, dataset: Dataset, disk: dict[str, tuple[Version, Content]]) -> None:
+        """Nothing is lost, and the model holds each step of each applied unit once."""
+        self.check_all_counted(dataset)
         if self.steps == 1:
             assert not self.partial, "a unit of one step is never partial"
         seen = Counter(disk[self.snapshot][1])

@@ -1,0 +1,107 @@
+"""How a learner's part ends when the run went on without it. The shipped engine, wired to nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from plesio.core import effects as e
+from plesio.core.spec import RunSpec
+from plesio.errors import UserError
+from plesio.records import Version
+from plesio.runtime import learner as runtime
+from plesio.runtime.fragments import pack_state
+from plesio.strategies.presets import Decoupled
+from plesio.wire import messages as m
+
+
+class Nowhere:
+    """In place of the link."""
+
+    def __init__(self, coordinator: Any, token: str, identity: Any, on_event: Any, metrics: Any, tls: Any) -> None:
+        self.identity = identity
+        self.said_goodbye = self.stopped = False
+
+    def start(self) -> None: ...
+
+    def welcome(self) -> None: ...
+
+    def tell(self, message: Any) -> None: ...
+
+    def push(self, contribution: Any, data: bytes, buffers: bytes) -> None: ...
+
+    def settle(self, seqs: list[int]) -> None: ...
+
+    def leave(self, farewell: Any) -> None:
+        self.said_goodbye = True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Learner:
+    """A learner of version 86 of lineage 1, with a push under way."""
+
+    def __init__(self, start_rounds: int) -> None:
+        self.model = torch.nn.Linear(4, 1, bias=False)
+        where = runtime.Settings(("nowhere", 0), "", "a", "i")
+        self.engine = runtime.LearnerEngine(where, self.model, torch.optim.SGD(self.model.parameters(), lr=0.1), None)
+        schedule = Decoupled(every=1, start_rounds=start_rounds)
+        spec = RunSpec(run="r", learners=1, schedule=schedule, uplink="none", downlink="none")
+        self.give(e.Welcome("a", 1, spec, 1))
+        self.give_state(Version(1, 86), 1.0)
+        self.engine.join()
+        self.engine.book.step(1)
+        self.engine._push(torch.ones(4), last=False)
+
+    def give(self, message: Any) -> None:
+        self.engine._on_event(message, None)
+        self.engine._wait_for_codec()
+
+    def give_state(self, version: Version, value: float) -> None:
+        data = pack_state(self.engine.layout, torch.full((4,), value), {})
+        self.engine._on_event(m.VersionMade(version, "state", {}), memoryview(data))
+        self.engine._wait_for_codec()
+
+
+@pytest.fixture(params=[0, 1000], ids=["deltas", "gradients"])
+def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Learner]:
+    monkeypatch.setattr(runtime, "Link", Nowhere)
+    learner = Learner(request.param)
+    yield learner
+    learner.engine._pool.stop()
+
+
+@pytest.mark.parametrize("state_first", [True, False])
+@pytest.mark.parametrize("number", [84, 87])
+def test_who_hears_of_the_end_but_not_of_the_roll_back_before_it_has_the_final_model(
+    learner: Learner, state_first: bool, number: int
+) -> None:
+    """The coordinator was killed, and the run was over before this learner was connected to the next one."""
+    news = [
+        lambda: learner.give_state(Version(2, number), 3.0),
+        lambda: learner.give(e.EndRun(Version(2, number), "all")),
+    ]
+    for tell in news if state_first else reversed(news):
+        tell()
+        learner.engine._drain()
+    learner.engine._settle_final()
+    assert learner.engine.book.base == Version(2, number)
+    assert next(learner.model.parameters()).tolist() == [[3.0] * 4]
+
+
+def test_who_is_turned_away_ends_without_waiting_for_an_answer(learner: Learner) -> None:
+    """Its script ends with the reason; the goodbye at exit raises nothing, and ends the link."""
+    refusal = e.Refuse("a", "i", "the name 'a' is taken by a learner that is alive")
+    learner.give(refusal)
+    with pytest.raises(UserError, match="taken"):
+        learner.engine._drain()
+    learner.give(refusal)  # it connected once more
+    began_s = time.monotonic()
+    learner.engine.leave()
+    assert time.monotonic() - began_s < 5.0
+    assert learner.engine.link.stopped  # type: ignore[attr-defined]
