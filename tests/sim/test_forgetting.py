@@ -13,6 +13,7 @@ from plesio.core.spec import RunSpec
 from plesio.records import Version
 from plesio.sim.cluster import Cluster
 from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -26,7 +27,7 @@ def test_names_that_are_gone_are_forgotten_and_begin_above_what_they_were() -> N
         orders.extend(effects)
         return effects
 
-    give(s.StartRun(RunSpec(run="r", learners=1, schedule=Decoupled(every=2, start_rounds=2), epochs=1)))
+    give(s.StartRun(RunSpec(run="r", learners=1, schedule=Schedule.of(Decoupled(every=2), Sync(), 2), epochs=1)))
     give(s.TakeLead(1))
     sizes = []
     for number in range(1000):
@@ -47,7 +48,7 @@ def test_forgetting_at_once_breaks_no_invariant(part: int, monkeypatch: pytest.M
     monkeypatch.setattr(core_state, "ENDED_KEPT", 0)
     forgotten = 0
     for seed in range(part * 40, (part + 1) * 40):
-        schedule = Sync() if seed % 2 else Decoupled(every=4, start_rounds=5)
+        schedule = Schedule.of(Sync()) if seed % 2 else Schedule.of(Decoupled(every=4), Sync(), 5)
         steps = 1 + 2 * (seed // 2 % 2)
         cluster = Cluster(seed, schedule, learners=2 + seed % 3, units=60, steps=steps, faults=40)
         try:

@@ -14,6 +14,7 @@ from plesio.reporting.summary import summarise
 from plesio.runtime.follow import RunFolder
 from plesio.sim.cluster import Cluster
 from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 SEEDS = 24
 
@@ -36,7 +37,7 @@ def events_of(cluster: Cluster) -> list[Event]:
 
 
 def cluster_of(seed: int) -> Cluster:
-    schedule = Sync() if seed % 2 else Decoupled(every=4, start_rounds=5)
+    schedule = Schedule.of(Sync()) if seed % 2 else Schedule.of(Decoupled(every=4), Sync(), 5)
     return Cluster(seed, schedule, learners=2 + seed % 3, units=60, steps=1 + 2 * (seed // 2 % 2), faults=40)
 
 

@@ -13,13 +13,14 @@ from plesio.core import facts as f
 from plesio.core.spec import RunSpec
 from plesio.records import Contribution, Dataset, Span, Version
 from plesio.strategies.presets import Decoupled
+from plesio.strategies.schedule import Schedule
 from plesio.testing import chaos, verdict
 from plesio.testing.injector import Bite
 from plesio.testing.relay import Cut, Relay
 from plesio.testing.schedules import A_BLOCK, KINDS, schedule
 from plesio.wire.frames import HEADER
 
-SPEC = RunSpec(run="r", learners=1, schedule=Decoupled(every=2, start_rounds=0), epochs=1)
+SPEC = RunSpec(run="r", learners=1, schedule=Schedule.of(Decoupled(every=2)), epochs=1)
 
 
 def test_a_seed_is_a_schedule() -> None:

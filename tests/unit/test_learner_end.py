@@ -15,7 +15,8 @@ from plesio.errors import UserError
 from plesio.records import Version
 from plesio.runtime import learner as runtime
 from plesio.runtime.fragments import pack_state
-from plesio.strategies.presets import Decoupled
+from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
 
 
@@ -32,7 +33,7 @@ class Nowhere:
 
     def tell(self, message: Any) -> None: ...
 
-    def push(self, contribution: Any, data: bytes, buffers: bytes) -> None: ...
+    def push(self, push: Any, data: bytes) -> None: ...
 
     def settle(self, seqs: list[int]) -> None: ...
 
@@ -50,7 +51,7 @@ class Learner:
         self.model = torch.nn.Linear(4, 1, bias=False)
         where = runtime.Settings(("nowhere", 0), "", "a", "i")
         self.engine = runtime.LearnerEngine(where, self.model, torch.optim.SGD(self.model.parameters(), lr=0.1), None)
-        schedule = Decoupled(every=1, start_rounds=start_rounds)
+        schedule = Schedule.of(Decoupled(every=1), Sync(), start_rounds)
         spec = RunSpec(run="r", learners=1, schedule=schedule, uplink="none", downlink="none")
         self.give(e.Welcome("a", 1, spec, 1))
         self.give_state(Version(1, 86), 1.0)

@@ -60,7 +60,9 @@ def test_of_many_learners_only_the_one_that_ended_is_kept() -> None:
             f"learner-{i}": {"generation": 1 + (second >= 10 * i), "busy_s": second - 10.0 * i * (second >= 10 * i)}
             for i in range(50)
         }
-        return json.dumps({"unix_s": float(second), "learners": learners, "wire_bytes": {"up": second}}).encode() + b"\n"
+        return (
+            json.dumps({"unix_s": float(second), "learners": learners, "wire_bytes": {"up": second}}).encode() + b"\n"
+        )
 
     rows = [row(second) for second in range(1, 600)]
     kept = rows
