@@ -30,11 +30,19 @@ class ModelMismatch(UserError):
     """The model differs from the one that this run trains."""
 
 
-class TokenRefused(UserError):
+class AccessRefused(UserError):
+    """The other side does not take us; trying again is of no use."""
+
+
+class TokenRefused(AccessRefused):
     """The token does not match the coordinator's."""
 
 
-class TlsRefused(UserError):
+class ProtocolRefused(AccessRefused):
+    """The two sides have no protocol version in common; install the same plesio everywhere."""
+
+
+class TlsRefused(AccessRefused):
     """One side does not trust the other's certificate, or does not speak TLS; give both the right --tls."""
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from plesio.errors import PortInUse, TokenRefused, WireError
+from plesio.errors import PortInUse, ProtocolRefused, TokenRefused, WireError
 from plesio.wire import channel as wire
 from plesio.wire.channel import Channel, Server, connect, serve
-from plesio.wire.frames import header
+from plesio.wire.frames import HEADER, header
 
 TOKEN = "a secret"
 Got = tuple[bytes, bytes]
@@ -298,11 +298,35 @@ def test_another_protocol_version_is_told_what_to_do(monkeypatch: pytest.MonkeyP
             assert answer["ok"] is False and "install the same plesio" in answer["error"]
             writer.close()
             monkeypatch.setattr(wire, "Greeting", lambda v, *rest: {"v": v + 1})
-            with pytest.raises(WireError, match="protocol version 2 is not 1"):
+            with pytest.raises(ProtocolRefused, match="protocol version 2 is not 1"):
                 await it.client()
             assert it.channels == []
 
     run(main())
+
+
+def test_a_newer_peer_that_speaks_our_version_too_is_taken() -> None:
+    async def main() -> None:
+        async with house() as it:
+            reader, writer = await it.stranger()
+            now = wire.PROTOCOL_VERSION
+            body = msgspec.msgpack.encode(wire.Greeting(now + 2, TOKEN, "learner", "control", oldest=now))
+            writer.write(header(len(body), 0) + body)
+            size = HEADER.unpack(await soon(reader.readexactly(HEADER.size)))[0]
+            answer = msgspec.msgpack.decode(await soon(reader.readexactly(size)))
+            assert answer["ok"] and answer["v"] == now == it.channels[0].version
+            writer.close()
+
+    run(main())
+
+
+def test_the_newest_version_that_both_speak_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PROTOCOL_VERSION", 5)
+    monkeypatch.setattr(wire, "OLDEST_VERSION", 3)
+    assert [wire.agree(*peer) for peer in ((9, 2), (4, 1), (3, 3), (5, 0))] == [5, 4, 3, 5]
+    for peer in ((9, 6), (9, 0), (2, 1), (0, 0), (-1, 9)):
+        with pytest.raises(ProtocolRefused, match="is not 3 to 5"):
+            wire.agree(*peer)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def answer_of_another_protocol() -> bytes:
-    body = msgspec.msgpack.encode(wire.Answer(False, "protocol version 1 is not 2; install the same plesio everywhere"))
+    body = msgspec.msgpack.encode(wire.Answer(False, "protocol version 1 is not 2; install it", wrong_version=True))
     return header(len(body), 0) + body
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from plesio.cli import checks as c
 from plesio.cli import doctor
-from plesio.errors import TokenRefused, WireError
+from plesio.errors import ProtocolRefused, TokenRefused, WireError
 from plesio.runtime.probe import Exchange, Link, bytes_per_s, clock_ahead_s
 from plesio.wire.messages import Probed
 
@@ -108,7 +108,11 @@ def test_a_port_that_cannot_be_reached_says_why(error: OSError, words: str, mend
     [
         (None, ["ok", "ok"], ""),
         (TokenRefused(), ["ok", "failed"], "copy the token file"),
-        (WireError("protocol version 1 is not 2; install the same plesio everywhere"), ["failed"], "the same plesio"),
+        (
+            ProtocolRefused("protocol version 1 is not 2; install the same plesio everywhere"),
+            ["failed"],
+            "the same plesio",
+        ),
         (WireError("it does not answer as plesio does"), ["failed"], "a plesio run"),
         (TimeoutError(), ["failed"], "a plesio run"),
     ],

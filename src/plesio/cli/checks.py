@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from plesio.errors import TlsRefused, TokenRefused
+from plesio.errors import ProtocolRefused, TlsRefused, TokenRefused
 from plesio.runtime.probe import Link
 
 OLDEST_PYTHON = (3, 11)
@@ -139,7 +139,7 @@ def greeted(what: str, error: BaseException | None) -> list[Check]:
         return [Check(protocol, "ok", "the same version"), Check(token, "failed", "refused", mend)]
     if isinstance(error, TlsRefused):
         return [Check(f"{what} TLS", "failed", str(error), "give --tls as the run was given it")]
-    if "protocol version" in str(error):
+    if isinstance(error, ProtocolRefused):
         return [Check(protocol, "failed", str(error), "install the same plesio on both machines")]
     mend = "is this the port of a plesio run, and does the run go on? See its logs/coordinator.log"
     return [Check(protocol, "failed", str(error) or "no answer in time", mend)]

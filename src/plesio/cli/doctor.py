@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from plesio.cli import checks as c
-from plesio.errors import TlsRefused, TokenRefused, UserError, WireError
+from plesio.errors import AccessRefused, UserError, WireError
 from plesio.runtime import probe
 from plesio.runtime.viewer import Target, connect
 from plesio.version import VERSION
@@ -118,7 +118,7 @@ async def _ask(target: Target, tell: Tell, on_link: Callable[[probe.Link], None]
     prober = probe.Prober()
     try:
         await prober.open(target)
-    except (OSError, WireError, TokenRefused, TlsRefused) as error:
+    except (OSError, WireError, AccessRefused) as error:
         _all(tell, c.greeted("coordinator", error))
         return
     _all(tell, c.greeted("coordinator", None))
@@ -151,7 +151,7 @@ async def _synchronizer(target: Target, tell: Tell) -> None:
     try:
         channel = await connect(target, lambda *message: None, lambda *end: None, "bulk")
         channel.close()
-    except (OSError, WireError, TokenRefused, TlsRefused) as error:
+    except (OSError, WireError, AccessRefused) as error:
         found = error
     _all(tell, c.greeted("synchronizer", found))
 

@@ -66,7 +66,9 @@ def _evaluated(event: Event) -> str:
 
 
 _WORDS: dict[str, Callable[[Event], str]] = {
-    "Thinned": lambda e: f"the log was thinned: {e['left_out']} lines of the older part are left out; all totals hold them",
+    "Thinned": lambda e: (
+        f"the log was thinned: {e['left_out']} lines of the older part are left out; all totals hold them"
+    ),
     "CoordinatorStarted": lambda e: f"the coordinator started (pid {e['pid']})",
     "RunStarted": lambda e: f"run {e['spec']['run']} started; it asks for {e['spec']['learners']} learners",
     "LeaderElected": lambda e: f"the coordinator leads (epoch {e['epoch']})",

@@ -192,7 +192,14 @@ class Crew:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
             return PlesioError(" ".join(tail) or f"{child.name} ended with an error; see {log}")
         raw = json.loads(path.read_text())
-        if raw["type"] in ("UserError", "ModelMismatch", "TokenRefused", "TlsRefused", "UnknownName"):
+        if raw["type"] in (
+            "UserError",
+            "ModelMismatch",
+            "TokenRefused",
+            "TlsRefused",
+            "ProtocolRefused",
+            "UnknownName",
+        ):
             return UserError(f"{child.name}: {raw['message']}")
         if not child.learner:
             return PlesioError(f"{child.name}: {raw['message']} (see {log})")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from plesio.errors import TlsRefused, TokenRefused, WireError
+from plesio.errors import AccessRefused, WireError
 from plesio.wire import channel as wire
 from plesio.wire.tls import Tls
 
@@ -26,14 +26,14 @@ async def keep_connected(
 ) -> None:
     """Connects, and connects again with back-off whenever the connection ends; until cancelled.
 
-    A refused token is final and is raised; so is TLS that the two sides do not agree on.
+    What no further attempt would change is raised: a refused token, TLS or protocol that the sides do not agree on.
     """
     pause_s = FIRST_PAUSE_S
     while True:
         closed = asyncio.Event()
         try:
             channel = await wire.connect(host, port, token, role, kind, on_message, _setter(closed), tls)
-        except (TokenRefused, TlsRefused):
+        except AccessRefused:
             raise
         except (TimeoutError, OSError, WireError):
             await asyncio.sleep(pause_s)

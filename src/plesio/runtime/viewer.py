@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from plesio.core import effects as e
-from plesio.errors import TlsRefused, TokenRefused, UserError, WireError
+from plesio.errors import AccessRefused, UserError, WireError
 from plesio.runtime.peer import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
@@ -56,13 +56,13 @@ class Viewer:
         self._over.set()
 
     async def run(self) -> None:
-        """Connects again whenever the connection ends. Raises TokenRefused, TlsRefused; UserError: no run there."""
+        """Connects again whenever the connection ends. Raises AccessRefused; UserError: no run there."""
         began_s, pause_s = time.monotonic(), FIRST_PAUSE_S
         while not self._over.is_set():
             lost = asyncio.Event()
             try:
                 channel = await self._connect(lost)
-            except (TokenRefused, TlsRefused):
+            except AccessRefused:
                 raise
             except (TimeoutError, OSError, WireError) as error:
                 if not self.seen and (is_version_refused(error) or time.monotonic() - began_s > REACH_S):

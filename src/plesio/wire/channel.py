@@ -17,12 +17,13 @@ from typing import Any
 
 import msgspec
 
-from plesio.errors import PortInUse, TlsRefused, TokenRefused, UserError, WireError
+from plesio.errors import PortInUse, ProtocolRefused, TlsRefused, TokenRefused, UserError, WireError
 from plesio.wire.door import Door, Guest
 from plesio.wire.frames import BEFORE_AUTH, Inbox, Limits, header
 from plesio.wire.tls import Tls, explain
 
 PROTOCOL_VERSION = 1
+OLDEST_VERSION = 1  # that we speak too
 KINDS = ("control", "bulk", "beat")
 SLICE_BYTES = 1 << 20
 WAITING_BYTES = 64 << 10  # outside the kernel, while a bulk frame waits for room in it
@@ -41,39 +42,50 @@ OnClose = Callable[["Channel", "Exception | None"], None]
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """The first frame of the connecting side."""
+    """The first frame of the connecting side, which speaks the protocol's versions from `oldest` to `v`."""
 
     v: int
     token: str
     role: str
     kind: str
+    oldest: int = OLDEST_VERSION
 
 
 class GreetingVersion(msgspec.Struct, frozen=True):
-    """What a greeting of every protocol version has."""
+    """What a greeting of every protocol version has. oldest: 0: `v` only."""
 
     v: int
+    oldest: int = 0
+
+
+def agree(newest: int, oldest: int) -> int:
+    """The newest protocol version that such a peer and we speak. Raises ProtocolRefused."""
+    version = min(newest, PROTOCOL_VERSION)
+    if version >= max(oldest or newest, OLDEST_VERSION):
+        return version
+    ours = f"{OLDEST_VERSION} to {PROTOCOL_VERSION}" if OLDEST_VERSION < PROTOCOL_VERSION else f"{PROTOCOL_VERSION}"
+    raise ProtocolRefused(f"protocol version {newest} is not {ours}; install the same plesio everywhere")
 
 
 def read_greeting(body: bytes) -> Greeting:
-    """Raises WireError, with what to tell the peer."""
+    """Raises ProtocolRefused or WireError, with what to tell the peer."""
     try:
-        version = msgspec.msgpack.decode(body, type=GreetingVersion).v
-        if version != PROTOCOL_VERSION:
-            reason = f"protocol version {version} is not {PROTOCOL_VERSION}"
-            raise WireError(f"{reason}; install the same plesio everywhere")
+        versions = msgspec.msgpack.decode(body, type=GreetingVersion)
+        agree(versions.v, versions.oldest)
         return msgspec.msgpack.decode(body, type=Greeting)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError("the first frame is not a greeting") from error
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The first frame of the serving side."""
+    """The first frame of the serving side. v: the protocol version that both speak from now on."""
 
     ok: bool
     error: str = ""
     wrong_token: bool = False
     wants_tls: bool = False
+    wrong_version: bool = False
+    v: int = PROTOCOL_VERSION
 
 
 class Channel(Guest):
@@ -89,6 +101,7 @@ class Channel(Guest):
         self.on_close = on_close
         self.on_nonsense: Callable[[Channel, WireError], None] | None = None
         self.opening = None
+        self.version = PROTOCOL_VERSION  # that both sides speak
         self.role = ""
         self.kind = ""
         self.peer = ""
@@ -314,6 +327,7 @@ async def connect(
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise WireError("it does not answer as plesio does; check the address") from error
         if answer.ok:
+            channel.version = answer.v
             channel.on_message, channel.on_close = on_message, on_close
             channel.accept_frames(Limits())
         if not answered.done():
@@ -343,6 +357,8 @@ async def connect(
         channel.abort()
         if answer.wants_tls:
             raise TlsRefused(f"{host}:{port}: {answer.error}")
+        if answer.wrong_version:
+            raise ProtocolRefused(f"{host}:{port}: {answer.error}")
         raise TokenRefused(answer.error) if answer.wrong_token else WireError(answer.error)
     return channel
 
@@ -430,9 +446,13 @@ class Server:
     def _greeted(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
         try:
             greeting = read_greeting(body)
+        except ProtocolRefused as error:
+            self._refuse(channel, str(error), wrong_version=True)
+            return
         except WireError as error:
             self._refuse(channel, str(error))
             return
+        channel.version = agree(greeting.v, greeting.oldest)
         if not hmac.compare_digest(greeting.token.encode(), self.token.encode()):
             reason = "the token does not match the coordinator's; pass the token that it was started with"
             self._refuse(channel, reason, wrong_token=True)
@@ -449,7 +469,7 @@ class Server:
         channel.on_message, channel.on_close, channel.on_nonsense = self._first, self._closed, None
         self.channels.add(channel)
         self.silent[channel] = None
-        channel.send(msgspec.msgpack.encode(Answer(True)))
+        channel.send(msgspec.msgpack.encode(Answer(True, v=channel.version)))
         self.on_channel(channel)
 
     def _first(self, channel: Channel, body: bytes, payload: memoryview | None) -> None:
@@ -457,10 +477,11 @@ class Server:
         channel.on_message = self.on_message
         self.on_message(channel, body, payload)
 
-    def _refuse(self, channel: Channel, reason: str, wrong_token: bool = False, wants_tls: bool = False) -> None:
+    def _refuse(self, channel: Channel, reason: str, **why: bool) -> None:
+        """why: a flag of Answer."""
         self._known(channel)
         self.on_refused(channel.peer, reason)
-        channel.send(msgspec.msgpack.encode(Answer(False, reason, wrong_token, wants_tls)))
+        channel.send(msgspec.msgpack.encode(Answer(False, reason, **why)))
         channel.close()
 
     def _nonsense(self, channel: Channel, error: WireError) -> None:
