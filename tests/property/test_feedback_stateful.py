@@ -18,6 +18,7 @@ from plesio.core import effects as e
 from plesio.core.spec import RunSpec
 from plesio.records import Version
 from plesio.runtime import learner as runtime
+from plesio.runtime.coding import Coding
 from plesio.runtime.fragments import pack_state
 from plesio.strategies.presets import Decoupled
 from plesio.strategies.schedule import Schedule
@@ -76,7 +77,7 @@ class Feedback(RuleBasedStateMachine):
         self.engine.join()
 
     def teardown(self) -> None:
-        self.engine._pool.stop()
+        self.engine.coding.stop()
 
     def give(self, message: Any, value: Any = None) -> None:
         self.engine.events.put((message, value))
@@ -84,14 +85,14 @@ class Feedback(RuleBasedStateMachine):
     def give_state(self) -> None:
         data = pack_state(self.engine.layout, self.server, {})
         self.engine._on_event(m.VersionMade(self.at, "state", {}), memoryview(data))
-        self.engine._wait_for_codec()
+        self.engine.coding.wait()
 
     def settled(self) -> None:
-        self.engine._wait_for_codec()
+        self.engine.coding.wait()
         self.engine._drain()
 
     def packet(self, seq: int) -> Tensor:
-        self.engine._wait_for_codec()
+        self.engine.coding.wait()
         return codecs.decode(Packet.from_bytes(self.link.sent[(self.engine.book.generation, seq)]))
 
     @property
@@ -143,13 +144,13 @@ class Feedback(RuleBasedStateMachine):
     @invariant()
     def nothing_of_the_work_is_missing(self) -> None:
         engine = self.engine
-        engine._wait_for_codec()
+        engine.coding.wait()
         local = engine.layout.gather(engine.replica.parameters, torch.empty(SIZE, dtype=torch.float64))
         found = self.gone + (engine.replica.anchor - local)
         for seq in self.in_flight:
             found = found + self.packet(seq)
-        if engine._codec_state is not None:
-            found = found + engine._codec_state.residual
+        if engine.coding.state is not None:
+            found = found + engine.coding.state.residual
         torch.testing.assert_close(found, self.work, rtol=1e-9, atol=1e-6)
 
     @invariant()
@@ -163,16 +164,14 @@ TestFeedback.settings = settings(max_examples=60, stateful_step_count=40, deadli
 
 
 def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = runtime.LearnerEngine._encode
+    encode = Coding.encode
 
     def forgetful(self: Any, push: Any, *rest: Any) -> None:
         encode(self, push, *rest)
-        self._codec_state = dataclasses.replace(
-            self._codec_state, residual=torch.zeros_like(self._codec_state.residual)
-        )
+        self.state = dataclasses.replace(self.state, residual=torch.zeros_like(self.state.residual))
 
     machine = Feedback()
-    monkeypatch.setattr(runtime.LearnerEngine, "_encode", forgetful)
+    monkeypatch.setattr(Coding, "encode", forgetful)
     for _ in range(EVERY):
         machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
     with pytest.raises(AssertionError):

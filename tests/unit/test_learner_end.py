@@ -61,12 +61,12 @@ class Learner:
 
     def give(self, message: Any) -> None:
         self.engine._on_event(message, None)
-        self.engine._wait_for_codec()
+        self.engine.coding.wait()
 
     def give_state(self, version: Version, value: float) -> None:
         data = pack_state(self.engine.layout, torch.full((4,), value), {})
         self.engine._on_event(m.VersionMade(version, "state", {}), memoryview(data))
-        self.engine._wait_for_codec()
+        self.engine.coding.wait()
 
 
 @pytest.fixture(params=[0, 1000], ids=["deltas", "gradients"])
@@ -74,7 +74,7 @@ def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(runtime, "Link", Nowhere)
     learner = Learner(request.param)
     yield learner
-    learner.engine._pool.stop()
+    learner.engine.coding.stop()
 
 
 @pytest.mark.parametrize("state_first", [True, False])

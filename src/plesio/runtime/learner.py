@@ -16,22 +16,17 @@ import msgspec
 import torch
 from torch import Tensor
 
-from plesio import codecs
-from plesio.codecs.base import Packet
 from plesio.core import effects as e
 from plesio.core import stimuli as s
 from plesio.core.pushbook import PushBook
 from plesio.core.spec import RunSpec
-from plesio.errors import CodecError, InternalError, ModelMismatch, PlesioError, UserError
-from plesio.records import Contribution, Dataset, Version
-from plesio.runtime import buffers
-from plesio.runtime.fragments import unpack_state
+from plesio.errors import InternalError, ModelMismatch, PlesioError, UserError
+from plesio.records import Dataset, Version
+from plesio.runtime.coding import Coding
 from plesio.runtime.link import Identity, Link
 from plesio.runtime.meter import Meter
-from plesio.runtime.outerstate import digest
 from plesio.runtime.replica import Replica
 from plesio.runtime.tracks import Track, report
-from plesio.runtime.worker import Worker
 from plesio.strategies.base import Strategy
 from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
@@ -69,7 +64,7 @@ class LearnerEngine:
         self.replica = Replica(model, optimizer, evaluate)
         self.layout = self.replica.layout
         self.meter = Meter()
-        self.on_main, self.on_codec = Track(joining=True), Track()  # timed spans of these threads
+        self.on_main = Track(joining=True)  # timed spans of this thread
         self.events: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.book = PushBook(run="", name=settings.name)
         self.spec: RunSpec | None = None
@@ -88,12 +83,9 @@ class LearnerEngine:
         self.settled = False  # the model is the final version
         self.saying_goodbye = self.released = False
         self.rejoins = 0
-        self.packets: dict[int, bytes] = {}
-        self._pool = Worker("plesio-codec")
-        self._codec: Any = None
-        self._codec_state: Any = None
         identity = Identity(settings.name, settings.incarnation, self.layout.signature(), self.layout.numel)
         self.link = Link(settings.coordinator, settings.token, identity, self._on_event, self._metrics, settings.tls)
+        self.coding = Coding(self.link, self.events)
 
     # -- joining and leaving
 
@@ -120,7 +112,7 @@ class LearnerEngine:
             self._handle_while(lambda: not self.released, until_s)
         self.on_main.flush()
         self.link.stop()
-        self._pool.stop()
+        self.coding.stop()
 
     def _handle_while(self, condition: Callable[[], bool], until_s: float) -> None:
         while condition() and self.ended is None and time.monotonic() < until_s:
@@ -237,61 +229,20 @@ class LearnerEngine:
         assert self.spec is not None
         push = self.book.cut(self.spec.uplink, "", 0, self.meter.step_s, last)
         rule = self.replica.optimizer.rule() if self.replica.kind == "served" else b""
-        self._pool.submit(self._guarded, self._encode, push, value, self.replica.own_buffers(), rule)
-
-    def _encode(self, push: Contribution, value: Tensor, mine: bytes, rule: bytes) -> None:
-        """On the codec thread."""
-        began_s = time.monotonic()
-        if self._codec_state is None:
-            self._codec_state = self._codec.init(value)
-        packet, self._codec_state = self._codec.encode(value, self._codec_state)
-        buffers.read(mine)
-        if not codecs.is_finite(packet):  # the synchronizer would turn it away
-            raise CodecError("the model's change holds NaN or Inf; check the loss")
-        data = packet.to_bytes()
-        self.packets[push.seq] = data
-        self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s, push.seq)
-        push = msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data))
-        self.link.push(m.Push(push, mine, rule), data)
+        self.coding.push(push, value, self.replica.own_buffers(), rule)
 
     def _upload(self, version: Version) -> None:
         """Gives this learner's state of `version` (its base) to the synchronizer."""
-        pack = self.replica.state()
-
-        def send() -> None:
-            began_s = time.monotonic()
-            data = pack()
-            self.on_codec.add(Kind.ENCODE, began_s, time.monotonic() - began_s)
-            self.link.upload(version, data)
-
-        self._pool.submit(self._guarded, send)
+        self.coding.upload(version, self.replica.state())
 
     # -- receiving
 
     def _on_event(self, message: Any, payload: memoryview | None) -> None:
         """On the link's thread: decoding goes to the codec thread, the rest straight to the main thread."""
         if isinstance(message, m.VersionMade):
-            self._pool.submit(self._guarded, self._decode, message, payload)
+            self.coding.receive(message, payload)
         else:
             self.events.put((message, None))
-
-    def _decode(self, made: m.VersionMade, payload: memoryview | None) -> None:
-        """On the codec thread."""
-        began_s = time.monotonic()
-        value: Any = None
-        if made.kind == "state":
-            value = unpack_state(payload or b"")
-        elif made.kind in ("gradient", "delta", "params"):
-            value = codecs.decode(Packet.from_bytes(payload or b""))
-        self.on_codec.add(Kind.DECODE, began_s, time.monotonic() - began_s, made.version.number)
-        self.events.put((made, value))
-
-    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
-        """An error of a background thread is raised on the main thread."""
-        try:
-            function(*args)
-        except Exception as error:  # the edge of a thread: nobody else would see it
-            self.events.put((error, None))
 
     def _drain(self) -> None:
         while not self.events.empty():
@@ -323,7 +274,7 @@ class LearnerEngine:
             return
         if self.spec is None:
             self.spec = message.spec
-            self._codec = codecs.with_feedback(codecs.parse(message.spec.uplink))
+            self.coding.use(message.spec.uplink)
         self.book.run = message.spec.run
         self.book.rejoined(message.generation)
         self.lineage = message.lineage
@@ -378,9 +329,7 @@ class LearnerEngine:
         lost = self.book.unsent.steps + sum(w.steps for w in self.book.in_flight.values())
         print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps dropped", file=sys.stderr, flush=True)
         self.rejoins += 1
-        self._wait_for_codec()
-        self._codec_state = None
-        self.packets.clear()
+        self.coding.start_anew()
         self.stashed.clear()
         self.units.clear()
         self.waiting_for, self.nothing_left = None, False
@@ -483,17 +432,18 @@ class LearnerEngine:
         False: gradients were under way that nobody has seen; their units are still leased, so join anew.
         """
         assert self.rollback is not None
-        self._wait_for_codec()
+        self.coding.wait()
         keep = self._strategy().kind == self._strategy_after(made.version, made.ends).kind == "local"
         told = self.rollback
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
         if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
             return False
         back, gone = self.book.rolled_back(made.version, told.voided, keep, told.settled)
-        self.replica.give_back(self.packets[seq] for seq in back)
+        self.replica.give_back(self.coding.packets[seq] for seq in back)
         self._forget([*back, *gone])
         self.lineage, self.rollback = made.version.lineage, None
-        self._codec_state = self._codec_state if keep else None
+        if not keep:
+            self.coding.drop_feedback()
         return True
 
     def _arrived_at(self, version: Version, ends: tuple[int, ...]) -> None:
@@ -501,24 +451,16 @@ class LearnerEngine:
         self.lineage, self.ends = version.lineage, ends
         self.link.identity.base = version
         if self.replica.enter(self._strategy().kind):
-            self._pool.submit(self._drop_feedback)
-
-    def _drop_feedback(self) -> None:
-        """The residual of gradients is no residual of deltas."""
-        self._codec_state = None
+            self.coding.drop_feedback()  # the residual of gradients is no residual of deltas
 
     def _forget(self, seqs: list[int]) -> None:
-        for seq in seqs:
-            self.packets.pop(seq, None)
+        self.coding.forget(seqs)
         if seqs:
             self.link.settle(seqs)
 
     def _merged_seq(self, made: m.VersionMade) -> int:
         generation, seq = made.merged.get(self.settings.name, (0, 0))
         return seq if generation == self.book.generation else 0
-
-    def _wait_for_codec(self) -> None:
-        self._pool.wait()
 
     def _settle_final(self) -> None:
         """The run is over: the model becomes the final version, once."""
@@ -555,7 +497,7 @@ class LearnerEngine:
         x = self.meter
         return m.Metrics(
             self.settings.name, self.book.generation, x.tokens, x.steps, x.busy_s, x.wait_s, x.tokens_per_s, x.loss,
-            x.phase, self.book.base, up, down, report((self.on_main, self.on_codec, self.link.sends)),
+            x.phase, self.book.base, up, down, report((self.on_main, self.coding.track, self.link.sends)),
         )  # fmt: skip
 
     _HANDLERS: dict[type, Callable[[LearnerEngine, Any, Any], None]] = {

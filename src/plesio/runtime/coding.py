@@ -1,0 +1,121 @@
+"""The learner's codec thread: encodes what leaves, decodes what arrives, and keeps the residual of what was lost."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from plesio import codecs
+from plesio.codecs.base import Packet
+from plesio.errors import CodecError
+from plesio.records import Contribution, Version
+from plesio.runtime import buffers
+from plesio.runtime.fragments import unpack_state
+from plesio.runtime.link import Link
+from plesio.runtime.outerstate import digest
+from plesio.runtime.tracks import Track
+from plesio.runtime.worker import Worker
+from plesio.wire import messages as m
+from plesio.wire.timings import Kind
+
+
+class Coding:
+    """Owns the thread, the codec's state and the packets that may have to come back.
+
+    What arrives goes to `events` as (message, value), and so does an error, as (error, None).
+    """
+
+    def __init__(self, link: Link, events: queue.SimpleQueue[tuple[Any, Any]]) -> None:
+        self.link = link
+        self.events = events
+        self.track = Track()  # timed spans of the thread
+        self.packets: dict[int, bytes] = {}
+        self.codec: Any = None
+        self.state: Any = None  # of the codec: its residual
+        self._worker = Worker("plesio-codec")
+
+    def use(self, text: str) -> None:
+        """This codec, with feedback if it loses anything."""
+        self.codec = codecs.with_feedback(codecs.parse(text))
+
+    def push(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
+        """Encodes and sends. value: (n,), handed over."""
+        self._worker.submit(self._guarded, self.encode, push, value, own_buffers, rule)
+
+    def upload(self, version: Version, pack: Callable[[], bytes]) -> None:
+        """Sends a state; `pack` makes its bytes, on the thread."""
+
+        def send() -> None:
+            began_s = time.monotonic()
+            data = pack()
+            self.track.add(Kind.ENCODE, began_s, time.monotonic() - began_s)
+            self.link.upload(version, data)
+
+        self._worker.submit(self._guarded, send)
+
+    def receive(self, made: m.VersionMade, payload: memoryview | None) -> None:
+        """Decodes; from any thread."""
+        self._worker.submit(self._guarded, self._decode, made, payload)
+
+    def forget(self, seqs: Iterable[int]) -> None:
+        """These packets are not needed again."""
+        for seq in seqs:
+            self.packets.pop(seq, None)
+
+    def drop_feedback(self) -> None:
+        """After what is under way: the residual is of something else than what follows."""
+        self._worker.submit(self._drop_state)
+
+    def start_anew(self) -> None:
+        """Nothing that was encoded counts any more."""
+        self.wait()
+        self.state = None
+        self.packets.clear()
+
+    def wait(self) -> None:
+        """Returns when the thread has done all that it was given."""
+        self._worker.wait()
+
+    def stop(self) -> None:
+        """Ends the thread after that."""
+        self._worker.stop()
+
+    def encode(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
+        """On the thread."""
+        began_s = time.monotonic()
+        if self.state is None:
+            self.state = self.codec.init(value)
+        packet, self.state = self.codec.encode(value, self.state)
+        buffers.read(own_buffers)
+        if not codecs.is_finite(packet):  # the synchronizer would turn it away
+            raise CodecError("the model's change holds NaN or Inf; check the loss")
+        data = packet.to_bytes()
+        self.packets[push.seq] = data
+        self.track.add(Kind.ENCODE, began_s, time.monotonic() - began_s, push.seq)
+        push = msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data))
+        self.link.push(m.Push(push, own_buffers, rule), data)
+
+    def _decode(self, made: m.VersionMade, payload: memoryview | None) -> None:
+        began_s = time.monotonic()
+        value: Any = None
+        if made.kind == "state":
+            value = unpack_state(payload or b"")
+        elif made.kind in ("gradient", "delta", "params"):
+            value = codecs.decode(Packet.from_bytes(payload or b""))
+        self.track.add(Kind.DECODE, began_s, time.monotonic() - began_s, made.version.number)
+        self.events.put((made, value))
+
+    def _drop_state(self) -> None:
+        self.state = None
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        """An error is raised on the main thread."""
+        try:
+            function(*args)
+        except Exception as error:  # the edge of a thread: nobody else would see it
+            self.events.put((error, None))
