@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import secrets
 import socket
@@ -79,57 +80,58 @@ def is_finished(run_dir: Path) -> bool:
     return events.exists() and '"type":"RunFinished"' in events.read_text(errors="replace")
 
 
-def execute(
-    spec: RunSpec,
-    run_dir: Path,
-    listen: str,
-    token_file: Path | None,
-    slow: str,
-    chaos: str,
-    as_json: bool,
-    *,
-    resume: bool,
-    tensorboard: bool = False,
-    keep_snapshots: int = snapshots.DEFAULT.last,
-    tls: str | None = None,
-) -> None:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run is carried out here; see the command's help."""
+
+    listen: str = "127.0.0.1:0"
+    token_file: Path | None = None
+    tls: str | None = None
+    slow: str = ""
+    chaos: str = ""
+    tensorboard: bool = False
+    keep_snapshots: int = snapshots.DEFAULT.last
+    as_json: bool = False
+
+
+def execute(spec: RunSpec, run_dir: Path, options: Options, *, resume: bool) -> None:
     """Runs it to its end, and says what happened."""
     if not resume and run_dir.exists():
         raise UserError(f"{run_dir} exists already; choose another --name, or `plesio resume {run_dir}`")
     if resume and is_finished(run_dir):
         raise UserError(f"{run_dir} is finished; its model is {run_dir / 'model.safetensors'}; start a new run instead")
-    address = read_address(listen, "--listen")
-    side = load_tls(tls, serves=True) if tls else None
-    if tensorboard:
+    address = read_address(options.listen, "--listen")
+    side = load_tls(options.tls, serves=True) if options.tls else None
+    slowdowns, planned = read_slowdowns(options.slow, spec.learners), faults.parse(options.chaos)
+    if options.tensorboard:
         boards.check_installed()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
     except OSError as error:
         raise UserError(f"cannot write to {run_dir}: {error.strerror}; choose another folder with --runs") from error
+    token_file = options.token_file
     if token_file is None and address[1]:
         token_file = run_dir / "token"
     token = secrets.token_hex(16) if token_file is None else tokens.read_or_make(token_file)
-    slowdowns = {k: float(v) for k, _, v in (p.partition("=") for p in slow.split(",") if p)}
     plan = Plan(
-        spec=spec, run_dir=run_dir, token=token, listen=address, slowdowns=slowdowns, faults=faults.parse(chaos),
-        keep_snapshots=keep_snapshots, tls=side,
+        spec=spec, run_dir=run_dir, token=token, listen=address, slowdowns=slowdowns, faults=planned,
+        keep_snapshots=options.keep_snapshots, tls=side,
     )  # fmt: skip
     table = LiveTable(f"run {spec.run} with {spec.learners} learners, in {run_dir}")
     if address[1]:
-        encrypted = " --tls NODE.pem,NODE-key.pem,ca.pem" if tls else ""
+        encrypted = " --tls NODE.pem,NODE-key.pem,ca.pem" if options.tls else ""
         how = f"plesio join HOST:{address[1]} --token-file {token_file}{encrypted} {spec.script}"
         table.say(f"others take part with: {how}")
     printed = run_dir / "logs" / "learner-0.log"
     said_before = printed.stat().st_size if printed.exists() else 0
     try:
-        with table, boards.following(run_dir) if tensorboard else contextlib.nullcontext():
+        with table, boards.following(run_dir) if options.tensorboard else contextlib.nullcontext():
             asyncio.run(Supervisor(plan, table.show, table.say).run())
     finally:
         summary = _leave_report(run_dir)
     _script_output(printed, said_before)
     _last_words(summary, run_dir)
-    if as_json:
+    if options.as_json:
         print(json.dumps(summary))
 
 
@@ -169,6 +171,21 @@ def read_address(text: str, what: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65534:
         raise UserError(f"{what} {text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def read_slowdowns(text: str, learners: int) -> dict[str, float]:
+    """'learner-2=3,learner-0=1.5': how many times as long a step takes."""
+    found = {}
+    for name, _, factor in (part.strip().partition("=") for part in text.split(",") if part.strip()):
+        if name not in {f"learner-{i}" for i in range(learners)}:
+            raise UserError(f"--slow names {name!r}; the learners of this run are learner-0 to learner-{learners - 1}")
+        try:
+            found[name] = float(factor)
+        except ValueError:
+            found[name] = 0.0
+        if not 1.0 <= found[name] < math.inf:
+            raise UserError(f"--slow {name}={factor}: say how many times as long a step takes, e.g. {name}=3")
+    return found
 
 
 def _leave_report(run_dir: Path) -> dict[str, object]:

@@ -74,10 +74,11 @@ def run(
         epochs=epochs,
         name=name or time.strftime("%Y%m%d-%H%M%S"),
     )
-    launch.execute(
-        spec, runs / spec.run, listen, token_file, slow, chaos, as_json, resume=False,
-        tensorboard=tensorboard, keep_snapshots=keep_snapshots, tls=tls,
+    options = launch.Options(
+        listen=listen, token_file=token_file, tls=tls, slow=slow, chaos=chaos, tensorboard=tensorboard,
+        keep_snapshots=keep_snapshots, as_json=as_json,
     )  # fmt: skip
+    launch.execute(spec, runs / spec.run, options, resume=False)
 
 
 class AddressFirst(TyperCommand):
@@ -124,10 +125,11 @@ def resume(
     """Go on with a run after everything was stopped or killed."""
     from plesio.cli import launch
 
-    launch.execute(
-        launch.read_spec(run_dir), run_dir, listen, token_file, "", "", as_json, resume=True,
-        tensorboard=tensorboard, keep_snapshots=keep_snapshots, tls=tls,
+    options = launch.Options(
+        listen=listen, token_file=token_file, tls=tls, tensorboard=tensorboard, keep_snapshots=keep_snapshots,
+        as_json=as_json,
     )  # fmt: skip
+    launch.execute(launch.read_spec(run_dir), run_dir, options, resume=True)
 
 
 @app.command()
