@@ -107,7 +107,8 @@ def execute(
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
     except OSError as error:
-        raise UserError(f"cannot write to {run_dir}: {error.strerror}; choose another folder with --runs") from error
+        mend = "make it writable" if resume else "choose another folder with --runs"
+        raise UserError(f"cannot write to {run_dir}: {error.strerror}; {mend}") from error
     if token_file is None and address[1]:
         token_file = run_dir / "token"
     token = secrets.token_hex(16) if token_file is None else tokens.read_or_make(token_file)

@@ -1,5 +1,6 @@
 """events.jsonl: one JSON object a line, one line a fact, in journal order. It is readable, and can be made again.
 
+A long run's begins with a line of the type Thinned (see eventlog.py), which holds the story so far.
 Versions are [lineage, number], spans [epoch, start, stop]; every other record is an object by field names.
 """
 
