@@ -144,6 +144,12 @@ def slope(points: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
+def late(points: list[tuple[float, float]]) -> dict[str, float]:
+    """The slope of the second half: lower, where what grows comes to an end."""
+    half = slope(points[len(points) // 2 :])
+    return {key: half[key] for key in ("mb_per_hour", "standard_error")}
+
+
 class Soak:
     """One run under observation. Owns its samples."""
 
@@ -191,8 +197,9 @@ class Soak:
         for name, lives in sorted(self.memory.items()):
             told = [[(x, y) for x, y in life if x >= life[0][0] + warm_s] for life in lives.values()]
             longest = max(told, key=len)
-            memory[name] = {**slope(longest), "lives": len(lives)}
-        disk = {what: slope([p for p in points if p[0] >= warm_s]) for what, points in sorted(self.disk.items())}
+            memory[name] = {**slope(longest), "late": late(longest), "lives": len(lives)}
+        kept = {what: [p for p in points if p[0] >= warm_s] for what, points in sorted(self.disk.items())}
+        disk = {what: {**slope(points), "late": late(points)} for what, points in kept.items()}
         return {
             "own_memory": memory,
             "disk": disk,
@@ -203,12 +210,13 @@ class Soak:
 
 def table(result: dict[str, Any]) -> str:
     """For people."""
-    lines = [f"{'':28}{'MB/hour':>10}{'+-':>9}{'first MB':>10}{'last MB':>10}{'most MB':>10}"]
+    heads = ("MB/hour", "+-", "2nd half", "+-", "first MB", "last MB", "most MB")
+    lines = [" " * 28 + "".join(f"{head:>10}" for head in heads)]
     for group in ("own_memory", "disk"):
         for name, row in result[group].items():
             sizes = (row.get(key, 0.0) for key in ("first_mb", "last_mb", "most_mb"))
-            figures = [row["mb_per_hour"], row["standard_error"], *sizes]
-            lines.append(f"{name:28}" + "".join(f"{x:{9 if i == 1 else 10}.3f}" for i, x in enumerate(figures)))
+            figures = [row["mb_per_hour"], row["standard_error"], *row["late"].values(), *sizes]
+            lines.append(f"{name:28}" + "".join(f"{x:10.3f}" for x in figures))
     return "\n".join(lines)
 
 

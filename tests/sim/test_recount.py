@@ -27,7 +27,7 @@ def events_of(cluster: Cluster) -> list[Event]:
     def noted(facts: list[f.Fact]) -> None:
         commit(facts)
         for fact in facts:
-            event = parse(event_line(len(cluster.journal.batches), 1.0 + cluster.world.now_s, fact).encode())
+            event = parse(event_line(len(events) + 1, 1.0 + cluster.world.now_s, fact).encode())
             assert event is not None
             events.append(event)
 

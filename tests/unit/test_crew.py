@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
+import pytest
+
+from plesio.cli.launch import _leave_report
 from plesio.records import Version
 from plesio.runtime.crew import Crew
 from plesio.wire import messages as m
@@ -38,3 +42,21 @@ def test_trouble_with_the_folder_is_said_once(tmp_path: Path) -> None:
     for trouble in ("", "cannot write x", "cannot write x", "", "cannot write x"):
         crew.hear(trouble)
     assert said == ["cannot write x; the run goes on"] * 2
+
+
+def test_a_process_that_could_not_say_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = NoCrew(tmp_path, ["coordinator", "learner-0"], "token", print)
+    assert "the script ended with an error" in str(crew._script_error(crew.children["learner-0"]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 0))
+    for child in crew.children.values():
+        words = str(crew._script_error(child))
+        assert child.name in words and str(tmp_path) in words and "is full; free some space" in words
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_what_happened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.jsonl").write_text('{"type":"CoordinatorStarted","unix_s":1.0,"pid":1}\n')
+    (tmp_path / "summary.json").mkdir()  # in its way
+    assert _leave_report(tmp_path)["coordinator_restarts"] == 0
+    assert "cannot write the report" in capsys.readouterr().err and not list(tmp_path.glob("*.tmp"))

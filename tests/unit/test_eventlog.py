@@ -11,7 +11,7 @@ import pytest
 from plesio.core import facts as f
 from plesio.core.state import Durable
 from plesio.records import Version
-from plesio.reporting import eventlog
+from plesio.reporting import eventlog, events
 from plesio.reporting.eventlog import EventLog
 from plesio.reporting.events import last_seq, read_events
 from plesio.reporting.files import append
@@ -33,13 +33,13 @@ def test_it_stays_bounded_keeps_what_is_rare_and_says_what_it_left_out(tmp_path:
         log.add(*merged(seq))
         log.thin_if_large(Durable())
         assert log.size_bytes == log.path.stat().st_size <= LIMIT_BYTES + 200
-    events = read_events(tmp_path)
-    assert events[0]["type"] == "Thinned" and last_seq(log.path) == 5000
-    assert len(events) - 1 + events[0]["left_out"] == 5001
-    assert [e["seq"] for e in events if e["type"] == "SynchronizerSeen"] == list(range(500, 5001, 500))
-    assert [e["seq"] for e in events[-20:]] == list(range(4981, 5001)), "the newest are all there"
+    kept = read_events(tmp_path)
+    assert kept[0]["type"] == "Thinned" and last_seq(log.path) == 5000
+    assert len(kept) - 1 + kept[0]["left_out"] == 5001
+    assert [e["seq"] for e in kept if e["type"] == "SynchronizerSeen"] == list(range(500, 5001, 500))
+    assert [e["seq"] for e in kept[-20:]] == list(range(4981, 5001)), "the newest are all there"
     said = list(lines(tmp_path))
-    assert f"{events[0]['left_out']} lines of the older part are left out" in said[0]
+    assert f"{kept[0]['left_out']} lines of the older part are left out" in said[0]
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -114,6 +114,22 @@ def test_a_file_that_cannot_be_thinned_goes_on(tmp_path: Path, monkeypatch: pyte
         log.add(*merged(seq))
         log.thin_if_large(Durable())
     assert log.size_bytes <= LIMIT_BYTES
+
+
+@pytest.mark.parametrize("tail_bytes", [1, 100, 1000, 10_000, 1 << 20])
+def test_the_newest_blob_is_found_without_reading_the_whole_file(
+    tail_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "TAIL_BYTES", tail_bytes)
+    log = EventLog(tmp_path)
+    log.open(merged(seq) for seq in range(1, 21))
+    twice = [f.SynchronizerSeen("a"), f.SynchronizerSeen("b")]
+    log.add(21, 1.0, twice)
+    whole = log.path.read_bytes()
+    assert last_seq(log.path) == 21 and log.path.read_bytes() == whole
+    log.path.write_bytes(whole[:-5])
+    assert last_seq(log.path) == 20
+    assert [e.get("seq") for e in read_events(tmp_path)] == [*range(1, 21), None], "neither line of the torn blob"
 
 
 def test_append_is_all_or_nothing(tmp_path: Path) -> None:

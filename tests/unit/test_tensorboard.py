@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from plesio.core.state import Durable
 from plesio.errors import UserError
+from plesio.reporting.eventlog import thinned
 from plesio.runtime import tensorboard
 
 Written = list[tuple[str, float, int, float]]
@@ -107,6 +109,24 @@ def test_a_resumed_run_writes_what_is_new_only(folder: Folder) -> None:
     folder.fact("Evaluated", 7.0, version=[1, 2], loss=4.0)
     board.update()
     assert ("loss/held_out", 4.0, 200, 7.0) in written
+
+
+def test_a_log_that_was_thinned_repeats_nothing_and_lacks_no_loss(folder: Folder) -> None:
+    board, written = scalars(folder)
+    folder.fact("Evaluated", 1.0, version=[1, 0], loss=9.0)
+    folder.round(1, 2.0, 100, base=0)
+    board.update()
+    folder.fact("Evaluated", 3.0, version=[1, 1], loss=8.0)
+    path = folder.path / "events.jsonl"
+    rows = path.read_bytes().splitlines(keepends=True)
+    (folder.path / "new").write_bytes(thinned(rows, sum(map(len, rows)), 1 << 20, 0, Durable()))
+    (folder.path / "new").replace(path)
+    folder.round(2, 4.0, 100, base=1)
+    folder.fact("Evaluated", 5.0, version=[1, 2], loss=7.0)
+    board.update()
+    losses = [(value, tokens) for tag, value, tokens, _ in written if tag == "loss/held_out"]
+    assert losses == [(9.0, 0), (8.0, 100), (7.0, 200)]
+    assert [at for tag, _, _, at in written if tag == "rounds/effective_participants"] == [2.0, 4.0]
 
 
 def test_files_are_readable_by_tensorboard_and_need_no_torch(folder: Folder) -> None:

@@ -108,7 +108,8 @@ def execute(spec: RunSpec, run_dir: Path, options: Options, *, resume: bool) -> 
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / SPEC_FILE).write_bytes(msgspec.json.encode(spec))
     except OSError as error:
-        raise UserError(f"cannot write to {run_dir}: {error.strerror}; choose another folder with --runs") from error
+        mend = "make it writable" if resume else "choose another folder with --runs"
+        raise UserError(f"cannot write to {run_dir}: {error.strerror}; {mend}") from error
     token_file = options.token_file
     if token_file is None and address[1]:
         token_file = run_dir / "token"
@@ -189,15 +190,20 @@ def read_slowdowns(text: str, learners: int) -> dict[str, float]:
 
 
 def _leave_report(run_dir: Path) -> dict[str, object]:
+    """Returns the summary, also when the disk will not take it: what ended the run must not be hidden by that."""
     from plesio.reporting.report import write_report
-    from plesio.reporting.summary import write_summary
+    from plesio.reporting.summary import summary_of, write_summary
 
     if not (run_dir / "events.jsonl").exists():
         return {}
-    path = write_summary(run_dir)
-    write_report(run_dir)
-    found: dict[str, object] = json.loads(path.read_text())
-    return found
+    summary = summary_of(run_dir)
+    try:
+        write_summary(run_dir, summary)
+        write_report(run_dir)
+    except OSError as error:
+        mend = f"when there is room, `plesio report {run_dir}` writes it"
+        print(f"plesio: cannot write the report to {run_dir}: {error.strerror}; {mend}", file=sys.stderr)
+    return summary
 
 
 def _script_output(path: Path, said_before: int) -> None:
@@ -212,6 +218,8 @@ def _script_output(path: Path, said_before: int) -> None:
 
 def _last_words(summary: dict[str, object], run_dir: Path) -> None:
     """What happened, in five lines."""
+    if not summary:
+        return
     units = summary["units"]
     taking = summary["effective_participants"]
     recoveries = summary["recovery_s"]

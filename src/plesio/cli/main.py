@@ -146,10 +146,10 @@ def log(run_dir: Annotated[Path, typer.Argument(help="The run's folder.")]) -> N
 def report(run_dir: Annotated[Path, typer.Argument(help="The run's folder.")]) -> None:
     """Write summary.json, trace.json and report.html anew from what the run left."""
     from plesio.reporting.report import write_report
-    from plesio.reporting.summary import write_summary
+    from plesio.reporting.summary import summary_of, write_summary
 
     _must_be_run(run_dir)
-    write_summary(run_dir)
+    write_summary(run_dir, summary_of(run_dir))
     print(write_report(run_dir))
 
 

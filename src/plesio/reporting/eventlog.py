@@ -21,7 +21,7 @@ from plesio.core.facts import Fact
 from plesio.core.state import Durable
 from plesio.reporting.events import event_line, last_seq, pack, parse
 from plesio.reporting.files import append, replace
-from plesio.reporting.story import tell
+from plesio.reporting.story import Story, tell
 
 FILE = "events.jsonl"
 THIN_BYTES = 8 << 20
@@ -75,8 +75,8 @@ class EventLog:
         if self.size_bytes <= self.thin_at_bytes or self.trouble:
             return
         try:
-            rows = self.path.read_bytes().splitlines(keepends=True)
-            content = thinned(rows, self.thin_bytes, self.written, state)
+            with self.path.open("rb") as rows:
+                content = thinned(rows, self.size_bytes, self.thin_bytes, self.written, state)
             replace(self.path, content)
             self.size_bytes = len(content)
         except OSError:
@@ -93,16 +93,26 @@ class EventLog:
         return True
 
 
-def thinned(rows: list[bytes], limit_bytes: int, seq: int, state: Durable) -> bytes:
-    """The file anew, about half as large as the limit. rows: its lines; seq, state: as of the newest of them. Pure."""
-    story = tell(event for row in rows if (event := parse(row)) is not None)
-    rows = [row for row in rows if _type(row) != b"Thinned"]
-    newest, room = len(rows), limit_bytes * NEWEST
-    while newest and room >= len(rows[newest - 1]):
-        newest -= 1
-        room -= len(rows[newest])
-    kept = [*_halved(rows[:newest], int(limit_bytes * OLDER)), *rows[newest:]]
-    story.left_out += len(rows) - len(kept)
+def thinned(rows: Iterable[bytes], size_bytes: int, limit_bytes: int, seq: int, state: Durable) -> bytes:
+    """The file anew, about half as large as the limit. rows: its lines, of so many bytes in all, each looked at once.
+
+    seq, state: as of the newest of them. Pure.
+    """
+    story, older, newest = Story(), list[bytes](), list[bytes]()
+    newest_from, at, lines = size_bytes - limit_bytes * NEWEST, 0, 0
+    for row in rows:
+        event = parse(row)
+        if event is not None:
+            tell([event], story)
+        at += len(row)
+        kind = _type(row)
+        lines += kind != b"Thinned"
+        if at > newest_from and kind != b"Thinned":
+            newest.append(row)
+        elif kind not in (*ROUTINE, b"Thinned"):
+            older.append(row)
+    kept = [*_halved(older, int(limit_bytes * OLDER)), *newest]
+    story.left_out += lines - len(kept)
     head = {
         "seq": seq,
         "unix_s": story.started_unix_s,
@@ -116,8 +126,7 @@ def thinned(rows: list[bytes], limit_bytes: int, seq: int, state: Durable) -> by
 
 
 def _halved(rows: list[bytes], limit_bytes: int) -> list[bytes]:
-    """Without the routine; then, while they are too many, without every other one of the type that takes most room."""
-    rows = [row for row in rows if _type(row) not in ROUTINE]
+    """While they are too many, every other one of the type that takes most room goes."""
     while sum(map(len, rows)) > limit_bytes:
         places: dict[bytes, list[int]] = defaultdict(list)
         for at, row in enumerate(rows):

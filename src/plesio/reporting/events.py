@@ -1,5 +1,6 @@
 """events.jsonl: one JSON object a line, one line a fact, in journal order. It is readable, and can be made again.
 
+A long run's begins with a line of the type Thinned (see eventlog.py), which holds the story so far.
 Versions are [lineage, number], spans [epoch, start, stop]; every other record is an object by field names.
 """
 
@@ -24,6 +25,7 @@ Unit = tuple[int, int]  # (data epoch, index)
 S = TypeVar("S", bound=msgspec.Struct)
 
 _FACTS: dict[str, type[Fact]] = {kind.__name__: kind for kind in get_args(AnyFact)}
+TAIL_BYTES = 1 << 20
 _SEQ = re.compile(rb'\{"seq":(\d+),')
 
 
@@ -84,16 +86,26 @@ def last_seq(path: Path) -> int:
     """
     if not path.exists():
         return 0
-    content = path.read_bytes()
-    whole = content.splitlines(keepends=True)
+    size_bytes = path.stat().st_size
+    return _cut_torn(path, max(0, size_bytes - TAIL_BYTES)) or _cut_torn(path, 0)
+
+
+def _cut_torn(path: Path, start: int) -> int:
+    """`last_seq`, of what follows this position; 0 when no blob begins there."""
+    with path.open("rb") as file:
+        file.seek(start)
+        skipped = len(file.readline()) if start else 0
+        whole = file.read().splitlines(keepends=True)
     if whole and not whole[-1].endswith(b"\n"):
         torn = whole.pop()
         same = _SEQ.match(torn)
         seq = int(same[1]) if same else _newest(whole)
         while whole and not torn.startswith(b'{"type"') and _newest(whole[-1:]) == seq:
             whole.pop()
+        if not whole and start:
+            return 0  # perhaps its blob began before
         with path.open("r+b") as file:
-            file.truncate(sum(map(len, whole)))
+            file.truncate(start + skipped + sum(map(len, whole)))
     return _newest(whole)
 
 

@@ -59,9 +59,11 @@ def _learner(story: Story, metrics: list[Event], name: str) -> dict[str, Any]:
     }
 
 
-def write_summary(run_dir: Path) -> Path:
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """What the files of a run's folder tell."""
+    return summarise(read_events(run_dir), read_metrics(run_dir))
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Writes summary.json, whole or not at all."""
-    path = run_dir / "summary.json"
-    content = json.dumps(summarise(read_events(run_dir), read_metrics(run_dir)), indent=2, allow_nan=False)
-    replace(path, content.encode() + b"\n")
-    return path
+    replace(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")

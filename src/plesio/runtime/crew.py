@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +29,7 @@ from plesio.wire import messages as m
 from plesio.wire.tls import VARIABLE as TLS_VARIABLE
 from plesio.wire.tls import Tls
 
+FULL_BYTES = 1 << 16  # less than this left: a disk is full
 GIVE_UP_AFTER = 5  # failures in a row without progress in between
 HEALTHY_S = 20.0  # a process that ran so long had not failed in a row
 
@@ -187,9 +189,13 @@ class Crew:
         log = self.run_dir / "logs" / f"{child.name}.log"
         path = Path(f"{log}.error")
         if not path.exists():
+            tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+            if shutil.disk_usage(self.run_dir).free < FULL_BYTES:  # it could not even say so
+                said = f" ({tail[0]})" if tail else ""
+                mend = "free some space, then go on with `plesio resume`"
+                return PlesioError(f"{child.name} ended with an error{said}: the disk of {self.run_dir} is full; {mend}")
             if child.learner:
                 return UserError(f"{child.name}: the script ended with an error; see {log}")
-            tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
             return PlesioError(" ".join(tail) or f"{child.name} ended with an error; see {log}")
         raw = json.loads(path.read_text())
         if raw["type"] in (

@@ -19,7 +19,7 @@ from typing import Any
 from plesio.errors import UserError
 from plesio.reporting.course import Round
 from plesio.reporting.events import Event, parse
-from plesio.reporting.story import Story, tell
+from plesio.reporting.story import Evaluation, Story, tell
 from plesio.runtime.follow import Tail
 
 FOLDER = "tensorboard"
@@ -63,26 +63,31 @@ class Scalars:
             self.sample = samples[-1]
 
     def _fold(self, event: Event) -> None:
-        newest = self.story.evaluations[-1:]
-        if self.story.skip == 0 and event["type"] == "Thinned":  # the file is read from its start again
+        skipped = self.story.skip > 0
+        known = self.story.evaluations[-1:]
+        if event["type"] == "Thinned":  # the file was replaced by one whose first line holds all that was told before
             self.since_unix_s = max(self.since_unix_s, self.story.ended_unix_s)
             self.closed.clear()
-        told = self.story.skip > 0
         tell([event], self.story)
-        fresh = event["unix_s"] > self.since_unix_s
-        if told:
+        if skipped:
             return
+        fresh = event["unix_s"] > self.since_unix_s
         if event["type"] == "Thinned":
             self.tokens = self.story.merged_tokens
+            for loss in self.story.evaluations:
+                if loss.unix_s > self.since_unix_s:
+                    self._write_loss(loss)
         elif event["type"] == "RoundClosed":
             self.tokens += event["tokens"]
             if fresh:
                 self.closed.append(self.story.rounds[-1])
         elif event["type"] == "RolledBack":
             self.tokens = self.story.merged_tokens
-        elif fresh and self.story.evaluations[-1:] != newest and event["type"] == "Evaluated":
-            loss = self.story.evaluations[-1]
-            self.write("loss/held_out", loss.loss, loss.tokens, loss.unix_s)
+        elif event["type"] == "Evaluated" and fresh and self.story.evaluations[-1:] != known:
+            self._write_loss(self.story.evaluations[-1])
+
+    def _write_loss(self, loss: Evaluation) -> None:
+        self.write("loss/held_out", loss.loss, loss.tokens, loss.unix_s)
 
     def _write_rounds(self, unix_s: float) -> None:
         behind = [versions for closed in self.closed for _, versions in closed.staleness]

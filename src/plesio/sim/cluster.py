@@ -27,7 +27,7 @@ class Launcher(Process):
 
     def connected(self, connection: Connection) -> None:
         self.control = connection
-        for message in self.ended[-4:]:
+        for message in self.ended:
             connection.send(self, message)
 
     def lost(self, connection: Connection) -> None:
@@ -36,7 +36,7 @@ class Launcher(Process):
 
     def saw(self, name: str, incarnation: str) -> None:
         """A learner's process ended."""
-        self.ended.append(s.ProcessEnded(name, incarnation, "killed"))
+        self.ended = [*self.ended[-3:], s.ProcessEnded(name, incarnation, "killed")]
         if self.control is not None:
             self.control.send(self, self.ended[-1])
 

@@ -19,17 +19,26 @@ from plesio.sim.world import Process, World
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_facts = msgspec.msgpack.Decoder(list[f.AnyFact]).decode
+_decode_state = msgspec.msgpack.Decoder(Durable).decode
 _decode_effect = msgspec.msgpack.Decoder(e.AnyEffect).decode
+
+COMPACT_EVERY = 200  # batches; so few that short runs do it too
 
 Point = Callable[[Process, str], None]  # a place where a process may be killed
 
 
 class Journal:
-    """Committed batches. Outlives the coordinator; tells a listener of each commit."""
+    """Committed batches since the last snapshot of the state. Outlives the coordinator; tells a listener of each commit."""
 
     def __init__(self, on_commit: Callable[[list[f.Fact]], None]) -> None:
         self.batches: list[bytes] = []
+        self.snapshot = _encode(Durable())
         self.on_commit = on_commit
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that it keeps."""
+        return len(self.snapshot) + sum(map(len, self.batches))
 
     def commit(self, facts: list[f.Fact]) -> None:
         """Durable from here on."""
@@ -38,11 +47,16 @@ class Journal:
 
     def fold(self) -> Durable:
         """The state."""
-        durable = Durable()
+        durable = _decode_state(self.snapshot)
         for batch in self.batches:
             for fact in _decode_facts(batch):
                 apply(durable, fact)
         return durable
+
+    def compact(self, durable: Durable) -> None:
+        """Now and then the batches are replaced by the state that they make."""
+        if len(self.batches) >= COMPACT_EVERY:
+            self.snapshot, self.batches = _encode(durable), []
 
 
 class SimCoordinator(Process):
@@ -76,6 +90,7 @@ class SimCoordinator(Process):
         if facts:
             self.journal.commit(facts)
             self.point(self, "after commit")
+            self.journal.compact(self.state.durable)
         self.after(self)
         self.carry_out(effects)
 
