@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the result on stdout too")
     parser.add_argument("--keep", action="store_true", help="leave benchmarks/results as it is")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(1))  # the machines are deleted
     machines = Machines("ab")
     try:
         machines.build()
