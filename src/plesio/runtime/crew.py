@@ -102,13 +102,17 @@ class Crew:
     ) -> ProcessSpec:
         """The user's script, as a learner."""
         env = {**env, "OMP_NUM_THREADS": "1", "PLESIO_SLOWDOWN": str(slowdown)}
-        return ProcessSpec(name=child.name, script=script, argv=argv, env=env)
+        return ProcessSpec(name=child.name, script=script, argv=argv, env=env, secrets=self.secrets)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What every process of a run is told, and nobody else may see."""
+        return {"PLESIO_TOKEN": self.token}
 
     def environment(self, child: Child, coordinator: tuple[str, int]) -> dict[str, str]:
         """What every process of a run is told."""
         return {
             "PLESIO_RUN_DIR": str(self.run_dir.resolve()),
-            "PLESIO_TOKEN": self.token,
             "PLESIO_NAME": child.name,
             "PLESIO_INCARNATION": child.incarnation,
             "PLESIO_COORDINATOR": "{}:{}".format(*coordinator),
