@@ -36,6 +36,7 @@ from plesio.runtime.subscriber import Subscriber
 from plesio.runtime.tracks import Track, report
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire import server as serving
 from plesio.wire.frames import Limits
 from plesio.wire.memory import Recycler
 from plesio.wire.parts import PART_BYTES, Assembler, Part
@@ -94,7 +95,7 @@ class Synchronizer:
 
     async def run(self, listener: socket.socket, coordinator: tuple[str, int]) -> None:
         """Serves until told to stop."""
-        server = await wire.serve(
+        server = await serving.serve(
             listener,
             token=self.token,
             on_channel=self._on_channel,
