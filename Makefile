@@ -40,8 +40,13 @@ chaos: setup
 test-network: setup
 	.ci/with-namespaces $(BIN)/pytest -m network -p no:cacheprovider --timeout 600
 
+# most of an hour; the last two need what test-network needs
 bench: setup
+	$(BIN)/pip install -q -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/bench_overhead.py
+	$(BIN)/python benchmarks/bench_transport.py
+	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
+	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
 
 clean:
 	rm -rf .venv runs build

@@ -1,8 +1,9 @@
 """Do bulk data on a link of 5 Mbit/s hold up heartbeats? Two machines of network namespaces, learners that saturate it.
 
 Four learners on machine b join the run on machine a over the slow link; their pushes, of 0.7 MB each, come faster than
-the link carries them. Counted, as the coordinator saw it: the longest silence of these learners against their
-deadlines, deadlines that were missed, generations that ended. Writes benchmarks/results/slow_link.json.
+the link carries them. The way back has the same rate (then they wait for versions, too), and in a second run twice that.
+Counted, as the coordinator saw it: the longest silence of these learners against their deadlines, deadlines that were
+missed, generations that ended. Writes benchmarks/results/slow_link.json.
 Needs `ip`, `tc` and root, or: .ci/with-namespaces python benchmarks/bench_slow_link.py
 """
 
@@ -110,7 +111,6 @@ def measure(machines: Machines, folder: Path, seconds: float) -> dict[str, Any]:
     up, down = (8e-6 * (b - a) / spent_s for a, b in zip(before, after, strict=True))
     return {
         "seconds": round(spent_s, 1),
-        "link_mbit_per_s": RATE_MBIT,
         "carried_mbit_per_s": {"up": round(up, 2), "down": round(down, 2)},
         "pushes_arrived": {name: last[name] - first[name] for name in NAMES},
         "longest_silence_s": {name: seen[name]["longest_silence_s"] for name in NAMES},
@@ -122,33 +122,37 @@ def measure(machines: Machines, folder: Path, seconds: float) -> dict[str, Any]:
     }
 
 
+def one(down: float, seconds: float) -> dict[str, Any]:
+    """A run on new machines; down: Mbit/s."""
+    machines = Machines("ab")
+    try:
+        machines.build()
+        machines.slow_down("b", f"{RATE_MBIT}mbit", f"{down:g}mbit")
+        with tempfile.TemporaryDirectory() as folder:
+            return measure(machines, Path(folder), seconds)
+    finally:
+        machines.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="of bulk data")
     parser.add_argument("--json", action="store_true", help="the result on stdout too")
     parser.add_argument("--keep", action="store_true", help="leave benchmarks/results as it is")
+    parser.add_argument("--down", default="5,10", help="Mbit/s of the way to the learners; a run for each")
     args = parser.parse_args()
-    machines = Machines("ab")
-    try:
-        machines.build()
-        machines.slow_down("b", f"{RATE_MBIT}mbit")
-        with tempfile.TemporaryDirectory() as folder:
-            figures = measure(machines, Path(folder), args.seconds)
-    finally:
-        machines.close()
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(1))  # the machines are deleted
+    runs = []
+    for down in map(float, args.down.split(",")):
+        runs.append({"link_mbit_per_s": {"up": RATE_MBIT, "down": down}, **one(down, args.seconds)})
+        print(json.dumps(runs[-1]), file=sys.stderr)
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     result = {
         "what": f"{len(NAMES)} learners that saturate a link of {RATE_MBIT} Mbit/s (tbf, burst {BURST}, queue {QUEUE})",
-        **figures,
+        "runs": runs,
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
         "commit": git.stdout.strip(),
     }
-    print(
-        f"{figures['seconds']:.0f} s, {figures['carried_mbit_per_s']} of {RATE_MBIT} Mbit/s: longest silences "
-        f"{figures['longest_silence_s']} s of {figures['least_deadline_s']} s allowed, "
-        f"{figures['missed_deadlines']} deadlines missed, {figures['generations']} generations of {len(NAMES)} learners",
-        file=sys.stderr,
-    )
     if not args.keep:
         path = ROOT / "benchmarks" / "results" / "slow_link.json"
         path.write_text(json.dumps(result, indent=1) + "\n")

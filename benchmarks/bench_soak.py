@@ -225,7 +225,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--step-s", type=float, default=0.03, help="pause of a learner's step")
     parser.add_argument("--kill-every-s", type=float, default=150.0)
-    parser.add_argument("--warm-s", type=float, default=240.0, help="left out of the slopes, of each process's life too")
+    parser.add_argument(
+        "--warm-s", type=float, default=240.0, help="left out of the slopes, of each process's life too"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak.json")
     parser.add_argument("--json", action="store_true", help="the result on stdout as well")
     args = parser.parse_args()

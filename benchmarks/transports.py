@@ -19,6 +19,7 @@ from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.parts import Assembler, Part
+from plesio.wire.server import serve
 
 MB = 1 << 20
 LARGEST_BYTES = 256 * MB
@@ -148,7 +149,7 @@ async def serve_plesio(listener: socket.socket) -> None:
             version = m.VersionMade(Version(1, made), "delta", {})
             subscribers[0].offer(version, here[: push.size_bytes] if push.tokens > 0 else b"")
 
-    server = await wire.serve(
+    server = await serve(
         listener, token=TOKEN, on_channel=lambda channel: None, on_message=on_message,
         on_close=lambda channel, error: ended.set(),
     )  # fmt: skip

@@ -14,8 +14,9 @@ import pytest
 
 from plesio.errors import PortInUse, ProtocolRefused, TokenRefused, WireError
 from plesio.wire import channel as wire
-from plesio.wire.channel import Channel, Server, connect, serve
+from plesio.wire.channel import Channel, connect
 from plesio.wire.frames import HEADER, header
+from plesio.wire.server import Server, serve
 
 TOKEN = "a secret"
 Got = tuple[bytes, bytes]

@@ -27,6 +27,7 @@ from plesio.version import VERSION
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import header
+from plesio.wire.server import serve
 
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
@@ -272,7 +273,7 @@ def test_another_plesio_is_told_and_an_address_that_leads_nowhere(knows_probes: 
         channel.send(m.encode(m.Probed(probe.number, time.time(), "9.9", "r", nowhere)), bytes(probe.size_bytes))
 
     async def main() -> None:
-        server = await wire.serve(
+        server = await serve(
             ("127.0.0.1", 0),
             token=TOKEN,
             on_channel=lambda channel: None,

@@ -115,6 +115,25 @@ def test_a_script_runs_as_main_and_its_exit_code_log_and_atexit_arrive(play, scr
 
 @either_way
 @hollow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_secret_reaches_the_process_and_the_system_shows_it_to_nobody(play, tmp_path, script, fresh):
+    path = script(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "shown = b''.join(Path('/proc/self', x).read_bytes() for x in ('environ', 'cmdline'))\n"
+        "print(os.environ['SECRET'], b'a-secret' in shown, sys.stdin.read() == '')\n"
+    )
+
+    async def scene(launcher: Launcher) -> None:
+        await launcher.start(ProcessSpec(name="job", script=path, secrets={"SECRET": "a-secret"}, fresh=fresh))
+        assert (await launcher.wait_exit()).code == 0
+
+    play(scene)
+    assert (tmp_path / "logs" / "job.log").read_text() == "a-secret False True\n"
+
+
+@either_way
+@hollow
 def test_a_target_is_called_and_a_second_run_appends_to_the_log(play, tmp_path, monkeypatch, fresh):
     (tmp_path / "aimed.py").write_text("def go():\n    print('called')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))

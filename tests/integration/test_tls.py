@@ -113,6 +113,7 @@ def refused(process: subprocess.Popen[str], *words: str) -> None:
 
 
 def no_process_names(secret: bytes) -> None:
+    """Neither in its arguments, which everybody on the machine may list, nor in the environment that it began with."""
     for entry in Path("/proc").iterdir():
         try:
             assert not entry.name.isdigit() or secret not in (entry / "cmdline").read_bytes()
@@ -133,9 +134,10 @@ def test_a_whole_run_over_tls_with_a_joiner_while_others_are_turned_away(
     wait_for(lambda: any("speaks TLS" in x for x in run.refusals()), "who came without TLS is journaled")
     wait_for(lambda: any("does not trust our certificate" in x for x in run.refusals()), "and who did not trust us")
     keys = [path.read_bytes().splitlines()[1] for path in (folder / "certs").glob("*-key.pem")]
-    assert len(keys) == 3
-    for key in keys:
-        no_process_names(key)
+    secrets = [*keys, (folder / "secret").read_bytes().strip()]
+    assert len(keys) == 3 and len(secrets[-1]) == 32
+    for secret in secrets:
+        no_process_names(secret)
 
     _, said = stays.communicate(timeout=120)
     assert stays.returncode == 0, said
@@ -146,9 +148,11 @@ def test_a_whole_run_over_tls_with_a_joiner_while_others_are_turned_away(
     units = summary["units"]
     assert units["applied"] == EPOCHS * 32 and units["lost"] == units["duplicated"] == 0
     assert {"learner-0", "stays"} <= {x["id"] for x in summary["learners"] if x["tokens"] > 0}
+    left = {path.name for path in (folder / "runs").rglob("*") if path.is_file()}
+    assert {"journal.db", "events.jsonl", "metrics.jsonl", "coordinator.log", "stays.log", "report.html"} <= left
     for path in (folder / "runs").rglob("*"):
-        for key in keys:
-            assert not path.is_file() or key not in path.read_bytes(), path
+        assert not path.is_file() or not any(x in path.read_bytes() for x in secrets), path
+    assert not any(x.decode() in text for x in secrets for text in (said, out, err))
 
 
 def test_a_tls_joiner_is_told_that_a_run_has_no_tls_and_training_goes_on(start: Callable[[str], Run]) -> None:

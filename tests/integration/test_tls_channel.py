@@ -16,7 +16,8 @@ from plesio.cli import cert
 from plesio.errors import TlsRefused, TokenRefused, WireError
 from plesio.runtime.peer import keep_connected
 from plesio.wire import channel as wire
-from plesio.wire.channel import Channel, Server, connect, serve
+from plesio.wire.channel import Channel, connect
+from plesio.wire.server import Server, serve
 from plesio.wire.tls import Tls, load
 
 TOKEN = "a secret"

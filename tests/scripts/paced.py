@@ -1,7 +1,11 @@
-"""A model whose steps take a while: for slow links. argv: seconds a step, and its width (34 parameters each)."""
+"""A model whose steps take a while: for slow links. argv: seconds a step, its width (34 parameters each), and a file
+
+to wait for before the first step.
+"""
 
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +20,8 @@ model = nn.Sequential(nn.Linear(32, width), nn.Tanh(), nn.Linear(width, 1))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 run = plesio.join()
 learner = run.learner(model, optimizer, evaluate=lambda m: nn.functional.mse_loss(m(x[:256]), y[:256]).item())
+while len(sys.argv) > 3 and not Path(sys.argv[3]).exists():
+    time.sleep(0.05)
 for unit in run.units(4096, 4):
     time.sleep(float(sys.argv[1]))
     optimizer.zero_grad()

@@ -96,4 +96,6 @@ def test_nothing_grows_in_two_hours(strategy: str, tmp_path: Path) -> None:
     told = summarise(read_events(tmp_path), [])
     book = cluster.reference.shadow.book
     assert (told["units"]["issued"], told["units"]["applied"]) == (book.issued, book.done)
-    assert told["units"]["lost"] == told["units"]["duplicated"] == 0 and told["tokens"] == cluster.reference.shadow.tokens
+    assert (
+        told["units"]["lost"] == told["units"]["duplicated"] == 0 and told["tokens"] == cluster.reference.shadow.tokens
+    )

@@ -25,7 +25,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""  # "package.module:function", called with no arguments; installed or on PYTHONPATH
     script: str = ""  # path of a Python file, run as __main__
     argv: tuple[str, ...] = ()  # becomes sys.argv[1:]
-    env: dict[str, str] = {}  # added to the owner's as of its first fork; secrets go here, never in argv
+    env: dict[str, str] = {}  # added to the owner's as of its first fork
+    secrets: dict[str, str] = {}  # added to os.environ once it runs: the system shows them to nobody (ps, /proc)
     fresh: bool = False  # a new interpreter instead of a fork (CUDA, other libraries)
     sockets: dict[str, int] = {}  # name -> the caller's descriptor; see `inherited_socket`
     log_name: str = ""  # file for stdout and stderr in the launcher's folder; default "<name>.log"

@@ -2,7 +2,8 @@
 
 `die_with_parent`, `enter` (environment, folder, log), `run`. As a program
 (`python -m plesio.launchers.child PARENT_PID JOB`) it is the fresh interpreter; JOB carries no
-environment, so that no secret shows in the list of processes.
+environment. Its secrets come through stdin: the system shows a process's arguments, and what its environment was
+when it began.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def enter(job: Job) -> None:
     """Take on the job's log, environment, folder and arguments."""
     spec = job.spec
     _log_to(job.log)
-    os.environ.update(spec.env)
+    os.environ.update(spec.env | spec.secrets)
     os.environ[SOCKETS_VARIABLE] = ",".join(f"{name}={fd}" for name, fd in spec.sockets.items())
     for descriptor in spec.sockets.values():
         os.set_inheritable(descriptor, False)  # ours alone, not our children's
@@ -128,6 +129,10 @@ def _write_error(path: str, error: Exception, trace: TracebackType | None, scrip
 def main() -> None:
     die_with_parent(int(sys.argv[1]))
     job = msgspec.json.decode(sys.argv[2], type=Job)
+    secrets = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, str])
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    job = msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, secrets=secrets))
     enter(job)
     run(job)
 

@@ -12,10 +12,12 @@ import asyncio
 import contextlib
 import itertools
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -23,6 +25,15 @@ from plesio.launchers import logs
 from plesio.launchers.base import Exit, ProcessSpec
 from plesio.launchers.child import Job
 from plesio.launchers.zygote_link import ZygoteLink, open_link
+
+
+def _readable(data: bytes) -> BinaryIO:
+    """The end of a pipe that holds just this."""
+    assert len(data) <= select.PIPE_BUF, "a pipe that nobody reads has room for so much"
+    ours, theirs = os.pipe()
+    with open(theirs, "wb") as file:
+        file.write(data)
+    return open(ours, "rb")
 
 
 class _Running:
@@ -118,11 +129,11 @@ class LocalLauncher:
 
     async def _spawn(self, id: str, job: Job) -> None:
         environment = os.environ | job.spec.env
-        bare = msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, env={}))
-        with open(job.log, "ab") as log:
+        bare = msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, env={}, secrets={}))
+        with open(job.log, "ab") as log, _readable(msgspec.json.encode(job.spec.secrets)) as secrets:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "plesio.launchers.child", str(os.getpid()),
-                msgspec.json.encode(bare).decode(), env=environment, stdin=asyncio.subprocess.DEVNULL,
+                msgspec.json.encode(bare).decode(), env=environment, stdin=secrets,
                 stdout=log, stderr=log, pass_fds=list(job.spec.sockets.values()),
             )  # fmt: skip
 

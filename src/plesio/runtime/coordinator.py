@@ -37,6 +37,7 @@ from plesio.stores.sqlite import SqliteStore
 from plesio.version import VERSION
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire import server as serving
 from plesio.wire.frames import Limits
 from plesio.wire.tls import Tls, from_environment
 
@@ -85,7 +86,7 @@ class Coordinator:
         self._open_logs(batches)
         effects = core.recover(self.state, self.clock.now_s())
         await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec, self.gather)])
-        server = await wire.serve(
+        server = await serving.serve(
             listener,
             token=self.token,
             on_channel=self._on_channel,

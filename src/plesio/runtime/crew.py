@@ -104,13 +104,17 @@ class Crew:
     ) -> ProcessSpec:
         """The user's script, as a learner."""
         env = {**env, "OMP_NUM_THREADS": "1", "PLESIO_SLOWDOWN": str(slowdown)}
-        return ProcessSpec(name=child.name, script=script, argv=argv, env=env)
+        return ProcessSpec(name=child.name, script=script, argv=argv, env=env, secrets=self.secrets)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What every process of a run is told, and nobody else may see."""
+        return {"PLESIO_TOKEN": self.token}
 
     def environment(self, child: Child, coordinator: tuple[str, int]) -> dict[str, str]:
         """What every process of a run is told."""
         return {
             "PLESIO_RUN_DIR": str(self.run_dir.resolve()),
-            "PLESIO_TOKEN": self.token,
             "PLESIO_NAME": child.name,
             "PLESIO_INCARNATION": child.incarnation,
             "PLESIO_COORDINATOR": "{}:{}".format(*coordinator),
@@ -193,7 +197,9 @@ class Crew:
             if shutil.disk_usage(self.run_dir).free < FULL_BYTES:  # it could not even say so
                 said = f" ({tail[0]})" if tail else ""
                 mend = "free some space, then go on with `plesio resume`"
-                return PlesioError(f"{child.name} ended with an error{said}: the disk of {self.run_dir} is full; {mend}")
+                return PlesioError(
+                    f"{child.name} ended with an error{said}: the disk of {self.run_dir} is full; {mend}"
+                )
             if child.learner:
                 return UserError(f"{child.name}: the script ended with an error; see {log}")
             return PlesioError(" ".join(tail) or f"{child.name} ended with an error; see {log}")

@@ -87,11 +87,16 @@ class Supervisor(Crew):
             env["PLESIO_SPEC"] = msgspec.json.encode(spec).decode()
             if child.failures == 0:  # its first life here
                 env["PLESIO_GATHER"] = "1"
-            target = "plesio.runtime.coordinator:main"
-            return ProcessSpec(name=child.name, target=target, env=env, fresh=True, sockets=sockets)
+            return ProcessSpec(
+                name=child.name, target="plesio.runtime.coordinator:main", env=env, secrets=self.secrets,
+                fresh=True, sockets=sockets,
+            )  # fmt: skip
         if child.name == "synchronizer":
             env |= {"OMP_NUM_THREADS": "1", "PLESIO_KEEP_SNAPSHOTS": str(self.plan.keep_snapshots)}
-            return ProcessSpec(name=child.name, target="plesio.runtime.synchronizer:main", env=env, sockets=sockets)
+            return ProcessSpec(
+                name=child.name, target="plesio.runtime.synchronizer:main", env=env, secrets=self.secrets,
+                sockets=sockets,
+            )  # fmt: skip
         return self.learner_process(child, spec.script, spec.argv, env, self.plan.slowdowns.get(child.name, 1.0))
 
     def on_status(self, status: m.Status) -> None:

@@ -38,6 +38,7 @@ from plesio.strategies.base import Strategy
 from plesio.strategies.schedule import Timeline
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire import server as serving
 from plesio.wire.frames import Limits
 from plesio.wire.memory import Recycler
 from plesio.wire.parts import PART_BYTES, Assembler, Part
@@ -106,7 +107,7 @@ class Synchronizer:
 
     async def run(self, listener: socket.socket, coordinator: tuple[str, int]) -> None:
         """Serves until told to stop."""
-        server = await wire.serve(
+        server = await serving.serve(
             listener,
             token=self.token,
             on_channel=self._on_channel,

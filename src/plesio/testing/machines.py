@@ -48,9 +48,9 @@ class Machines:
         """Of the machine."""
         return f"10.77.0.{1 + list(self.names).index(letter)}"
 
-    def slow_down(self, letter: str, rate: str) -> None:
-        """Both ways; rate as for `tc`: '5mbit'."""
-        for space, device in self._ends(letter):
+    def slow_down(self, letter: str, up: str, down: str = "") -> None:
+        """What it sends, and what it is sent (default: the same); as for `tc`: '5mbit'."""
+        for (space, device), rate in zip(self._ends(letter), (up, down or up), strict=True):
             limit = ["rate", rate, "burst", BURST, "latency", QUEUE]
             shell("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", device, "root", "tbf", *limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -159,6 +160,12 @@ class Run:
             self._engine.step(tokens, loss, ends)
 
 
+@functools.cache
+def _token() -> str:
+    """Taken out of the environment, so that no process that the script starts has it in its own."""
+    return os.environ.pop("PLESIO_TOKEN", "")
+
+
 def join() -> Run:
     """The run that launched this script; or, when nobody did, a run alone, which starts no process and no socket."""
     address = os.environ.get("PLESIO_COORDINATOR")
@@ -169,7 +176,7 @@ def join() -> Run:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which stops everybody in order
     host, _, port = address.rpartition(":")
-    token = os.environ.get("PLESIO_TOKEN", "")
+    token = _token()
     name = os.environ["PLESIO_NAME"]
     settings = Settings(
         (host, int(port)), token, name, os.environ["PLESIO_INCARNATION"], float(os.environ.get("PLESIO_SLOWDOWN", "1")),
