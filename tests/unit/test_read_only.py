@@ -27,7 +27,7 @@ def test_neither_a_run_nor_a_resume_begins(
     monkeypatch.setattr(Path, "write_bytes", refuse)
     run_dir = tmp_path if resume else tmp_path / "new"
     with pytest.raises(UserError, match=f"cannot write to .*Read-only file system; {mend}"):
-        launch.execute(SPEC, run_dir, "127.0.0.1:0", None, "", "", False, resume=resume)
+        launch.execute(SPEC, run_dir, launch.Options(), resume=resume)
 
 
 def test_a_snapshot_names_the_file_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

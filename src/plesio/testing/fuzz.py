@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from plesio.core import ledger
-from plesio.errors import WireError
+from plesio.errors import ProtocolRefused, WireError
 from plesio.wire import messages as m
 from plesio.wire.channel import PROTOCOL_VERSION, Greeting, read_greeting
 from plesio.wire.frames import BEFORE_AUTH, HEADER, INBOX_BYTES, Inbox, Limits, header
@@ -97,7 +97,7 @@ def read_body(what: str, data: bytes) -> bool:
     """Is it accepted? Raises what a reader must not raise."""
     try:
         message = read_greeting(data) if what == "greeting" else m.decode(what, data)
-    except WireError:
+    except (WireError, ProtocolRefused):
         return False
     if what == "bulk":
         Assembler(LARGEST_BYTES).place(data, len(data))
