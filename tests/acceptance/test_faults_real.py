@@ -21,6 +21,7 @@ SCHEDULES = {
     "learner": "kill learner-1 at 6000 tokens; kill learner-0 at 20000 tokens; kill learner-1 at 30000 tokens",
     "synchronizer": "kill synchronizer at 1000 tokens; kill synchronizer at 15000 tokens; kill synchronizer at 30000 tokens",
     "coordinator": "kill coordinator at 300 tokens; kill coordinator at 12000 tokens; kill coordinator at 30000 tokens",
+    "async": "kill learner-1 at 6000 tokens; kill synchronizer at 15000 tokens; kill coordinator at 30000 tokens",
     "paused": "stop learner-2 at 8000 tokens for 10s; kill learner-0 at 20000 tokens",
 }
 
@@ -67,19 +68,11 @@ def check(summary: dict[str, Any], undisturbed: dict[str, Any], run_dir: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_kills_lose_nothing(name: str, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    command = [
-        *PLESIO,
-        "run",
-        "--runs",
-        str(tmp_path),
-        "--name",
-        name,
-        "--chaos",
-        SCHEDULES[name],
-        *OPTIONS,
-        str(SCRIPT),
-    ]
-    summary = finish(command)
+    options = [*OPTIONS, "--strategy", "async"] if name == "async" else OPTIONS
+    if name == "async":
+        undisturbed = finish([*PLESIO, "run", "--runs", str(tmp_path), *options, str(SCRIPT)])
+    command = [*PLESIO, "run", "--runs", str(tmp_path), "--name", name, "--chaos", SCHEDULES[name], *options]
+    summary = finish([*command, str(SCRIPT)])
     check(summary, undisturbed, tmp_path / name)
     assert summary["faults"] >= SCHEDULES[name].count("kill")
 
