@@ -114,6 +114,7 @@ def digest(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "size_mb": row["size_mb"], "way": row["way"], "shape": row["shape"],
         "gb_per_s": {name: round(statistics.median(x) / 1e9, 3) for name, x in rates.items()},
+        "best_gb_per_s": {name: round(max(x) / 1e9, 3) for name, x in rates.items()},
         "to_plain": {
             name: round(statistics.median(a / b for a, b in zip(x, rates["plain"], strict=True)), 3)
             for name, x in rates.items()
@@ -154,6 +155,7 @@ def main() -> None:
         "least_plesio_stream_to_plain": min(streams),
         "rounds": args.rounds,
         "rows": rows,
+        "niceness": os.nice(0),
         "load_before_and_after": [before, os.getloadavg()],
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
         "commit": git.stdout.strip(),
