@@ -38,7 +38,7 @@ chaos: setup
 
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup
-	.ci/with-namespaces $(BIN)/pytest -m network -p no:cacheprovider --timeout 600
+	.ci/with-namespaces $(BIN)/pytest -m network -n 2 -p no:cacheprovider --timeout 600
 
 # most of an hour; the last two need what test-network needs
 bench: setup

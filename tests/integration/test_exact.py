@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from plesio.cli import cert
 from plesio.core.spec import RunSpec
 from plesio.errors import PlesioError
 from plesio.runtime.supervisor import Plan, Supervisor
@@ -19,6 +20,8 @@ from plesio.strategies.base import Outer, Strategy
 from plesio.strategies.presets import Async, DiLoCo, LocalSGD, Sync
 from plesio.strategies.schedule import Schedule
 from plesio.strategies.text import parse
+from plesio.wire.tls import Tls
+from plesio.wire.tls import load as load_tls
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "exact.py"
 STEPS = 15
@@ -51,7 +54,7 @@ def joined(sizes: list[int], inner: str, steps: int = STEPS) -> dict[str, torch.
 
 
 def trained(
-    tmp_path: Path, schedule: Schedule, sizes: list[int], inner: str, steps: int = STEPS
+    tmp_path: Path, schedule: Schedule, sizes: list[int], inner: str, steps: int = STEPS, tls: Tls | None = None
 ) -> list[dict[str, torch.Tensor]]:
     """The weights of every learner after a real run."""
     spec = RunSpec(
@@ -64,7 +67,7 @@ def trained(
     )
     (tmp_path / "run").mkdir()
     supervisor = Supervisor(
-        Plan(spec=spec, run_dir=tmp_path / "run", token="0" * 32), lambda status: None, lambda words: None
+        Plan(spec=spec, run_dir=tmp_path / "run", token="0" * 32, tls=tls), lambda status: None, lambda words: None
     )
 
     async def bounded() -> None:
@@ -85,6 +88,20 @@ def test_sync_with_unequal_batches_is_one_learner_on_the_joined_batch(tmp_path: 
     expected = joined(sizes, inner)
     for weights in trained(tmp_path, Schedule.of(Sync()), sizes, inner):
         assert_equal(weights, expected)
+
+
+def test_with_tls_the_model_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    cert.make(tmp_path / "c", ["trainer"], [], 30)
+    tls = load_tls(
+        ",".join(str(tmp_path / "c" / name) for name in ("trainer.pem", "trainer-key.pem", "ca.pem")), serves=True
+    )
+    found = []
+    for name, side in (("plain", None), ("tls", tls)):
+        (tmp_path / name).mkdir()
+        found += trained(tmp_path / name, Schedule.of(Sync()), [4, 7, 2], "adamw", tls=side)
+    for weights in found[1:]:
+        for name, tensor in found[0].items():
+            assert torch.equal(tensor, weights[name]), name
 
 
 LIMIT = Strategy(name="limit", every=1, barrier=All(), merge="mean", outer=Outer(1.0), overlap=0)
