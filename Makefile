@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz lint bench clean
+.PHONY: setup demo test test-slow test-network fuzz lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -38,6 +38,10 @@ test-network: setup
 
 bench: setup
 	$(BIN)/python benchmarks/bench_overhead.py
+
+# 20 minutes: does anything grow with a run's length?
+soak: setup
+	$(BIN)/python benchmarks/bench_soak.py --minutes 20
 
 clean:
 	rm -rf .venv runs build
