@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos lint bench clean
+.PHONY: setup demo test test-slow test-network fuzz chaos lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -47,6 +47,10 @@ bench: setup
 	$(BIN)/python benchmarks/bench_transport.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
+
+# 20 minutes: does anything grow with a run's length?
+soak: setup
+	$(BIN)/python benchmarks/bench_soak.py --minutes 20
 
 clean:
 	rm -rf .venv runs build

@@ -113,6 +113,22 @@ def test_a_disk_without_room_for_a_snapshot_is_named_and_loses_nothing(tmp_path:
     assert summary["units"]["applied"] == 4 * 32 and summary["units"]["lost"] == 0
 
 
+def test_a_run_whose_events_cannot_be_written_goes_on_says_so_and_writes_them_later(tmp_path: Path) -> None:
+    plesio("run", "--name", "r", "--epochs", "1", str(GOOD), cwd=tmp_path, code=0)
+    folder, lacking = tmp_path / "runs" / "s", tmp_path / "away" / "events.jsonl"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((tmp_path / "runs" / "r" / "run.json").read_bytes())
+    (folder / "events.jsonl").symlink_to(lacking)
+    said = plesio("resume", "runs/s", cwd=tmp_path, code=0).stderr
+    assert "cannot write" in said and "events.jsonl" in said and "the run goes on" in said, said
+    assert (folder / "model.safetensors").exists() and not lacking.exists()
+    lacking.parent.mkdir()
+    words = [*PLESIO, "resume", "--json", "runs/s"]  # its learners are told that the run is finished, with a traceback
+    again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=True)
+    summary = json.loads(again.stdout)
+    assert summary["units"]["applied"] == 32 and summary["units"]["lost"] == 0 and summary["finished"]
+
+
 def test_a_script_with_a_wrong_token_is_turned_away(tmp_path: Path) -> None:
     script = tmp_path / "wrong.py"
     script.write_text("import os\nos.environ['PLESIO_TOKEN'] = 'wrong'\n" + GOOD.read_text())

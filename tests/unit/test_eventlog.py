@@ -28,7 +28,7 @@ def merged(seq: int) -> tuple[int, float, list[f.Fact]]:
 
 def test_it_stays_bounded_keeps_what_is_rare_and_says_what_it_left_out(tmp_path: Path) -> None:
     log = EventLog(tmp_path, LIMIT_BYTES)
-    log.open([])
+    log.open([], 0)
     for seq in range(1, 5001):
         log.add(*merged(seq))
         log.thin_if_large(Durable())
@@ -45,17 +45,26 @@ def test_it_stays_bounded_keeps_what_is_rare_and_says_what_it_left_out(tmp_path:
 
 def test_a_restart_goes_on_where_a_thinned_file_ends(tmp_path: Path) -> None:
     log = EventLog(tmp_path, LIMIT_BYTES)
-    log.open([])
+    log.open([], 0)
     for seq in range(1, 1001):
         log.add(*merged(seq))
         log.thin_if_large(Durable())
     with log.path.open("ab") as file:
         file.write(b'{"seq":1001,"unix')
     log = EventLog(tmp_path, LIMIT_BYTES)
-    log.open(merged(seq) for seq in range(990, 1003))
+    log.open((merged(seq) for seq in range(990, 1003)), 1002)
     assert log.written == last_seq(log.path) == 1002
     seqs = [e["seq"] for e in read_events(tmp_path)[1:] if "seq" in e]
     assert len(seqs) == len(set(seqs)) and seqs[-3:] == [1000, 1001, 1002]
+
+
+def test_what_follows_a_power_cut_that_the_file_survived_and_the_journal_did_not_is_written(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.open((merged(seq) for seq in range(1, 10)), 9)
+    log = EventLog(tmp_path)
+    log.open((merged(seq) for seq in range(1, 6)), 5)
+    log.add(*merged(6))
+    assert [e.get("seq") for e in read_events(tmp_path)] == [*range(1, 10), None, None, 6]
 
 
 @pytest.mark.parametrize("room", [0, 30])
@@ -64,7 +73,7 @@ def test_what_a_full_disk_kept_out_is_written_when_there_is_room(
 ) -> None:
     """room: bytes of a line that the disk takes before it is full."""
     log = EventLog(tmp_path)
-    log.open([merged(1)])
+    log.open([merged(1)], 1)
     whole = log.path.read_bytes()
     write = os.write
     given = [room]
@@ -91,7 +100,7 @@ def test_what_a_full_disk_kept_out_is_written_when_there_is_room(
 
 def test_a_start_on_a_full_disk_is_told_later(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "gone")
-    log.open([merged(1)])
+    log.open([merged(1)], 1)
     assert log.trouble
     (tmp_path / "gone").mkdir()
     log.catch_up([merged(1), merged(2)])
@@ -104,7 +113,7 @@ def test_a_file_that_cannot_be_thinned_goes_on(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(eventlog, "replace", refuse)
     log = EventLog(tmp_path, LIMIT_BYTES)
-    log.open([])
+    log.open([], 0)
     for seq in range(1, 1001):
         log.add(*merged(seq))
         log.thin_if_large(Durable())
@@ -122,7 +131,7 @@ def test_the_newest_blob_is_found_without_reading_the_whole_file(
 ) -> None:
     monkeypatch.setattr(events, "TAIL_BYTES", tail_bytes)
     log = EventLog(tmp_path)
-    log.open(merged(seq) for seq in range(1, 21))
+    log.open((merged(seq) for seq in range(1, 21)), 20)
     twice = [f.SynchronizerSeen("a"), f.SynchronizerSeen("b")]
     log.add(21, 1.0, twice)
     whole = log.path.read_bytes()

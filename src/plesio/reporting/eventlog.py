@@ -47,9 +47,9 @@ class EventLog:
         self.trouble = ""  # why newer facts are not in it yet
         self._greeting = ""  # goes with the next line
 
-    def open(self, batches: Iterable[Batch]) -> None:
-        """After a start: adds what the journal has and the file lacks."""
-        self.written = last_seq(self.path)
+    def open(self, batches: Iterable[Batch], newest: int) -> None:
+        """After a start: adds what the journal, whose newest blob this is, has and the file lacks."""
+        self.written = min(last_seq(self.path), newest)  # a power cut may have taken the journal's latest
         self.catch_up(batches)
         self._greeting = json.dumps({"type": "CoordinatorStarted", "unix_s": time.time(), "pid": os.getpid()}) + "\n"
         if not self.trouble:

@@ -83,7 +83,7 @@ class Coordinator:
         await store.open()
         self.journal = Journal(store, await store.elect(f"pid-{os.getpid()}", 0.0, time.time()))
         self.state.durable, batches = await self.journal.load()
-        self._open_logs(batches)
+        self._open_logs(batches, self.journal.seq)
         effects = core.recover(self.state, self.clock.now_s())
         await self._handle([s.TakeLead(self.journal.epoch), s.StartRun(self.spec, self.gather)])
         server = await serving.serve(
@@ -108,8 +108,8 @@ class Coordinator:
             if task is not stop:
                 task.result()
 
-    def _open_logs(self, batches: list[tuple[int, float, list[f.Fact]]]) -> None:
-        self.events.open(batches)
+    def _open_logs(self, batches: list[tuple[int, float, list[f.Fact]]], newest: int) -> None:
+        self.events.open(batches, newest)
         for _, unix_s, facts in batches:
             self.board.note(facts, unix_s)
 
