@@ -16,7 +16,7 @@ from plesio.strategies.presets import Decoupled
 from plesio.testing import chaos, verdict
 from plesio.testing.injector import Bite
 from plesio.testing.relay import Cut, Relay
-from plesio.testing.schedules import A_BLOCK, KINDS, schedule
+from plesio.testing.schedules import A_BLOCK, KINDS, STRATEGIES, schedule
 from plesio.wire.frames import HEADER
 
 SPEC = RunSpec(run="r", learners=1, schedule=Decoupled(every=2, start_rounds=0), epochs=1)
@@ -33,10 +33,17 @@ def test_four_seeds_hold_every_kind_of_fault(block: int) -> None:
     assert sorted(fault.kind for plan in plans for fault in plan.faults) == sorted(KINDS)
 
 
+def test_twenty_seeds_hold_every_strategy_and_every_variant() -> None:
+    plans = [schedule(seed) for seed in range(20)]
+    assert {plan.strategy for plan in plans} == set(STRATEGIES)
+    ways = {(fault.kind, fault.way) for plan in plans for fault in plan.faults if fault.way}
+    assert {way for _, way in ways} == {"up", "down", "process", "machine", "replaced", "silent"}
+
+
 def test_faults_come_in_order_and_before_the_end() -> None:
     for seed in range(40):
         shares = [fault.at for fault in schedule(seed).faults]
-        assert shares == sorted(shares) and shares[0] > 0 and shares[-1] < 0.7
+        assert shares == sorted(shares) and 0.0 < shares[0] <= shares[-1] < 1.0
 
 
 def test_the_help_names_every_fault() -> None:

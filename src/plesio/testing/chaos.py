@@ -39,14 +39,20 @@ def perform(plan: Schedule, reference_loss: float | None, folder: Path) -> Row:
             return {**attempt_once(plan, reference_loss, inside), "missed": missed}
         except DidNotBite as error:
             missed.append(str(error))
-    return {"seed": plan.seed, "outcome": "failed", "problems": ["faults did not bite"], "missed": missed}
+    return {
+        "seed": plan.seed,
+        "strategy": plan.strategy,
+        "outcome": "failed",
+        "problems": ["faults did not bite"],
+        "missed": missed,
+    }
 
 
 def attempt_once(plan: Schedule, reference_loss: float | None, folder: Path) -> Row:
     """One run with its faults. Raises DidNotBite."""
     began_s = time.monotonic()
     mark = f"chaos-{folder.name}-{time.time_ns()}"
-    stage = Stage(folder, mark, free_port())
+    stage = Stage(folder, mark, free_port(), plan.strategy)
     bites: list[Bite] = []
     wrong: list[str] = []
     try:
@@ -71,6 +77,7 @@ def attempt_once(plan: Schedule, reference_loss: float | None, folder: Path) -> 
         wrong.append(f"held-out loss {loss:.4f} is not within 5 % of the undisturbed {reference_loss:.4f}")
     return {
         "seed": plan.seed,
+        "strategy": plan.strategy,
         "faults": [{"kind": b.kind, "what": b.what, "recovery_s": verdict.recovery_s(events, b)} for b in bites],
         "outcome": "failed" if wrong else "passed",
         "problems": wrong,
@@ -117,18 +124,23 @@ def free_port() -> int:
             return port
 
 
+def undisturbed(strategy: str, folder: Path) -> Row:
+    """The same run without a fault."""
+    row = perform(Schedule(-1, strategy, ()), None, folder / strategy)
+    say(f"{strategy}, undisturbed: held-out loss {chaos_train.loss_of(None):.4f} -> {row['loss']} in {row['wall_s']} s")
+    return row
+
+
 def perform_all(seeds: list[int], folder: Path) -> list[Row]:
-    """The undisturbed run, and every schedule."""
-    start = chaos_train.loss_of(None)
-    reference = perform(Schedule(-1, ()), None, folder)
-    say(f"undisturbed: held-out loss {start:.4f} -> {reference['loss']:.4f} in {reference['wall_s']} s")
-    if reference["outcome"] != "passed":
-        return [reference]
-    rows = []
-    for seed in seeds:
-        plan = schedule(seed)
-        say(f"seed {seed}: " + "; ".join(f"{fault.kind} at {fault.at:.0%}" for fault in plan.faults))
-        rows.append(perform(plan, reference["loss"], folder))
+    """Every schedule, each strategy's undisturbed run before its first."""
+    rows: list[Row] = []
+    references: dict[str, Row] = {}
+    for plan in map(schedule, seeds):
+        if plan.strategy not in references:
+            rows.append(undisturbed(plan.strategy, folder))
+            references[plan.strategy] = rows[-1]
+        say(f"seed {plan.seed}, {plan.strategy}: " + "; ".join(f"{x.kind} {x.way} at {x.at:.0%}" for x in plan.faults))
+        rows.append(perform(plan, references[plan.strategy]["loss"], folder))
         say(f"  {rows[-1]['outcome']}: loss {rows[-1].get('loss')}, {rows[-1].get('wall_s')} s")
         for problem in rows[-1]["problems"]:
             say(f"  {problem}")
@@ -147,7 +159,8 @@ def options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Trains a small model, breaks things while it trains, and checks that nothing was lost.\n\n"
         "Faults: " + ";\n        ".join(KINDS) + ".\n\n"
-        "Each seed gives a schedule of three; four seeds from a multiple of 4 on hold every kind. After each run: every\n"
+        "Each seed gives a schedule of three; four seeds from a multiple of 4 on hold every kind, with one strategy; the\n"
+        "next four have the next (decoupled twice, sync, diloco, localsgd). After each run: every\n"
         "unit applied exactly once, no version committed twice, committed numbers that only grow, no process left, and\n"
         "the held-out loss within 5 % of an undisturbed run of the same settings. A fault that hit nothing is repeated.",
         epilog="Example: python -m plesio.testing.chaos --seed 7 --keep /tmp/chaos   # one schedule, its files kept",
@@ -172,8 +185,8 @@ def main() -> None:
     if asked.json:
         print(text)
     passed = sum(row["outcome"] == "passed" for row in rows)
-    say(f"{passed} of {len(rows)} schedules passed")
-    sys.exit(0 if passed == len(seeds) else 1)
+    say(f"{passed} of {len(rows)} runs passed, undisturbed ones included")
+    sys.exit(0 if passed == len(rows) else 1)
 
 
 def _machine() -> str:

@@ -37,7 +37,7 @@ class Bite(msgspec.Struct, kw_only=True):
 class Stage:
     """One run with its joiners. Owns the commands, the relay and the watch."""
 
-    def __init__(self, folder: Path, mark: str, port: int) -> None:
+    def __init__(self, folder: Path, mark: str, port: int, strategy: str) -> None:
         self.folder = folder
         self.mark = mark
         self.port = port
@@ -47,8 +47,9 @@ class Stage:
         self.joined: list[Command] = []
         self.turned_away: list[Command] = []  # joiners that must end with an error
         self.ways: list[Relay] = []  # of joiners that have one of their own
-        self.main = self._main("run", ["--name", "r", "--learners", str(LEARNERS), "--every", "10",
-                                       "--start-rounds", "30", chaos_train.__file__])  # fmt: skip
+        self.script = [chaos_train.__file__, strategy]
+        settings = ["--strategy", strategy, "--codec", "int8", "--every", "10", "--start-rounds", "30"]
+        self.main = self._main("run", ["--name", "r", "--learners", str(LEARNERS), *settings, *self.script])
 
     def _main(self, verb: str, words: list[str]) -> Command:
         where = ["--json", "--listen", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret")]
@@ -74,13 +75,13 @@ class Stage:
         """Another machine."""
         mark = f"{self.mark}-join{len(self.joined)}"
         words = ["join", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret"), "--name", name]
-        joined = Command(mark, [*words, chaos_train.__file__], self.folder, self._environment(relay or self.relay))
+        joined = Command(mark, [*words, *self.script], self.folder, self._environment(relay or self.relay))
         self.joined.append(joined)
         return joined
 
     def prepare(self, fault: Fault) -> None:
         """What has to be there before this fault can be injected."""
-        if fault.kind == "stale generation comes back":
+        if fault.way == "replaced":
             wait_for(lambda: self.watch.of("MemberJoined"), "the run starts", START_S)
             with self.hold():
                 self.join("guest")
@@ -196,6 +197,27 @@ def _newcomer(stage: Stage, fault: Fault) -> Bite:
 
 
 def _stale(stage: Stage, fault: Fault) -> Bite:
+    """A learner stands still until its generation is over, and comes back with it."""
+    return _silent(stage, fault) if fault.way == "silent" else _replaced(stage, fault)
+
+
+def _silent(stage: Stage, fault: Fault) -> Bite:
+    """The others run out of work, and its units are taken back; it has to join anew."""
+    (name,) = fault.victims
+    pid, unix_s = stage.main.running(name), time.time()
+    send(pid, signal.SIGSTOP)
+    wait_for(lambda: stage.watch.of("MemberEnded", name, unix_s) or stage.over(), f"{name} is given up", START_S)
+    with stage.hold():  # so that there is a run to come back to
+        send(pid, signal.SIGCONT)
+        wait_for(lambda: stage.watch.of("MemberJoined", name, unix_s) or stage.over(), f"{name} joins anew", 15)
+    ended, joined = (stage.watch.of(kind, name, unix_s) for kind in ("MemberEnded", "MemberJoined"))
+    if not ended or not joined or joined[0]["incarnation"].partition(".")[1] != ".":
+        raise DidNotBite(f"{fault.kind}: {name} did not join anew")
+    what = f"SIGSTOP to {name} until its units were taken back; it came back with its old generation"
+    return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=joined[0]["unix_s"], what=what)
+
+
+def _replaced(stage: Stage, fault: Fault) -> Bite:
     """A guest stands still, another process takes its name over, and the first one wakes up."""
     guest = stage.joined[0]
     _contributes(stage, "guest", 1)
