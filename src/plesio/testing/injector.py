@@ -47,6 +47,7 @@ class Stage:
         self.joined: list[Command] = []
         self.turned_away: list[Command] = []  # joiners that must end with an error
         self.ways: list[Relay] = []  # of joiners that have one of their own
+        self.tokens = chaos_train.SAMPLES * chaos_train.SETTINGS[strategy][0]
         self.script = [chaos_train.__file__, strategy]
         settings = ["--strategy", strategy, "--codec", "int8", "--every", "10", "--start-rounds", "30"]
         self.main = self._main("run", ["--name", "r", "--learners", str(LEARNERS), *settings, *self.script])
@@ -89,7 +90,7 @@ class Stage:
 
     def inject(self, fault: Fault) -> Bite:
         """Waits for its time and does it. Raises DidNotBite, or Hung."""
-        at_tokens = fault.at * chaos_train.SAMPLES * chaos_train.EPOCHS
+        at_tokens = fault.at * self.tokens
         wait_for(lambda: self.watch.merged_tokens() >= at_tokens or self.over(), f"{at_tokens:.0f} tokens", 90)
         if self.over():
             raise DidNotBite(f"{fault.kind}: the run was over before")
