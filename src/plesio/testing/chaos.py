@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import signal
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +133,19 @@ def undisturbed(strategy: str, folder: Path) -> Row:
     return row
 
 
-def perform_all(seeds: list[int], folder: Path) -> list[Row]:
+def perform_all(seeds: list[int], folder: Path) -> Iterator[Row]:
     """Every schedule, each strategy's undisturbed run before its first."""
-    rows: list[Row] = []
     references: dict[str, Row] = {}
     for plan in map(schedule, seeds):
         if plan.strategy not in references:
-            rows.append(undisturbed(plan.strategy, folder))
-            references[plan.strategy] = rows[-1]
+            references[plan.strategy] = undisturbed(plan.strategy, folder)
+            yield references[plan.strategy]
         say(f"seed {plan.seed}, {plan.strategy}: " + "; ".join(f"{x.kind} {x.way} at {x.at:.0%}" for x in plan.faults))
-        rows.append(perform(plan, references[plan.strategy]["loss"], folder))
-        say(f"  {rows[-1]['outcome']}: loss {rows[-1].get('loss')}, {rows[-1].get('wall_s')} s")
-        for problem in rows[-1]["problems"]:
+        row = perform(plan, references[plan.strategy]["loss"], folder)
+        say(f"  {row['outcome']}: loss {row.get('loss')}, {row.get('wall_s')} s")
+        for problem in row["problems"]:
             say(f"  {problem}")
-    return rows
+        yield row
 
 
 def say(text: str) -> None:
@@ -177,11 +178,13 @@ def main() -> None:
     """Entry of the command. Exit code 1: a schedule failed."""
     asked = options().parse_args()
     seeds = list(range(asked.seeds)) if asked.seed is None else [asked.seed]
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="plesio-chaos-") as temporary:
-        rows = perform_all(seeds, (asked.keep or Path(temporary)).resolve())
-    text = json.dumps({"plesio": VERSION, "machine": _machine(), "schedules": rows}, indent=1)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n")
+        for row in perform_all(seeds, (asked.keep or Path(temporary)).resolve()):
+            rows.append(row)
+            text = json.dumps({**about(), "schedules": rows}, indent=1)
+            if asked.out is not None:
+                asked.out.write_text(text + "\n")
     if asked.json:
         print(text)
     passed = sum(row["outcome"] == "passed" for row in rows)
@@ -189,10 +192,11 @@ def main() -> None:
     sys.exit(0 if passed == len(rows) else 1)
 
 
-def _machine() -> str:
-    import os
-
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+def about() -> Row:
+    """What was run, and where."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"what": "seeded schedules of real faults", "plesio": VERSION, "machine": machine,
+            "load_average": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
 
 
 if __name__ == "__main__":
