@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -194,9 +195,10 @@ def main() -> None:
 
 def about() -> Row:
     """What was run, and where."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"what": "seeded schedules of real faults", "plesio": VERSION, "machine": machine,
-            "load_average": [round(x, 1) for x in os.getloadavg()]}  # fmt: skip
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    return {"what": "seeded schedules of real faults", "plesio": VERSION, "commit": commit, "machine": machine}
 
 
 if __name__ == "__main__":
