@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -166,3 +167,27 @@ def test_the_relay_resets_a_connection_inside_a_chunk() -> None:
         far.close()
     assert reset and 0 < came < len(frame)
     assert 0 < relay.cut.passed_bytes < relay.cut.of_bytes == 100_000
+
+
+@pytest.mark.parametrize(
+    ("attempts", "outcome", "runs"),
+    [
+        ([("", [])], "passed", 1),
+        ([("too late", []), ("", [])], "passed", 2),
+        ([("too late", []), ("too late", []), ("too late", [])], "failed", 3),
+        ([("too late", ["a unit is lost"]), ("", [])], "failed", 1),
+    ],
+)
+def test_a_fault_that_did_not_bite_is_repeated_and_hides_nothing(
+    attempts: list[tuple[str, list[str]]], outcome: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(attempts)
+
+    def attempt(plan: object, loss: object, folder: Path) -> dict[str, object]:
+        missed, wrong = left.pop(0)
+        return {"did_not_bite": missed, "problems": wrong, "outcome": "failed" if wrong else "passed"}
+
+    monkeypatch.setattr(chaos, "attempt_once", attempt)
+    row = chaos.perform(schedule(0), 1.0, tmp_path)
+    assert row["outcome"] == outcome and len(attempts) - len(left) == runs
+    assert bool(row["problems"]) == (outcome == "failed") and "did_not_bite" not in row

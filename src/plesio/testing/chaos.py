@@ -38,38 +38,38 @@ def perform(plan: Schedule, reference_loss: float | None, folder: Path) -> Row:
     for attempt in range(ATTEMPTS):
         inside = folder / f"seed-{plan.seed}-{attempt}"
         inside.mkdir(parents=True)
-        try:
-            return {**attempt_once(plan, reference_loss, inside), "missed": missed}
-        except DidNotBite as error:
-            missed.append(str(error))
-    return {
-        "seed": plan.seed,
-        "strategy": plan.strategy,
-        "outcome": "failed",
-        "problems": ["faults did not bite"],
-        "missed": missed,
-    }
+        row = {**attempt_once(plan, reference_loss, inside), "missed": missed}
+        if row["problems"] or not row["did_not_bite"]:
+            break  # a run that is wrong is not repeated, whatever its faults did
+        missed.append(row["did_not_bite"])
+    if row.pop("did_not_bite") and not row["problems"]:
+        row.update(outcome="failed", problems=["faults did not bite"])
+    return row
 
 
 def attempt_once(plan: Schedule, reference_loss: float | None, folder: Path) -> Row:
-    """One run with its faults. Raises DidNotBite."""
+    """One run with its faults."""
     began_s = time.monotonic()
     mark = f"chaos-{folder.name}-{time.time_ns()}"
     stage = Stage(folder, mark, free_port(), plan.strategy)
     bites: list[Bite] = []
     wrong: list[str] = []
+    did_not_bite = ""
     try:
-        for fault in plan.faults:
-            stage.prepare(fault)
-        for fault in plan.faults:
-            bites.append(stage.inject(fault))
+        try:
+            for fault in plan.faults:
+                stage.prepare(fault)
+            for fault in plan.faults:
+                bites.append(stage.inject(fault))
+        except DidNotBite as error:
+            did_not_bite = str(error)
         wrong += exits(stage)
     except Hung as error:
         wrong.append(str(error))
     finally:
         left = leftovers(mark) if not wrong else []
         stage.close()
-    wrong += left or []
+    wrong += left
     events = read_events(stage.run_dir)
     wrong += verdict.problems(stage.run_dir) + verdict.traces_missing(events, bites)
     model = stage.run_dir / "model.safetensors"
@@ -84,6 +84,7 @@ def attempt_once(plan: Schedule, reference_loss: float | None, folder: Path) -> 
         "faults": [{"kind": b.kind, "what": b.what, "recovery_s": verdict.recovery_s(events, b)} for b in bites],
         "outcome": "failed" if wrong else "passed",
         "problems": wrong,
+        "did_not_bite": did_not_bite,
         "loss": loss,
         "undisturbed_loss": reference_loss,
         "wall_s": round(time.monotonic() - began_s, 1),

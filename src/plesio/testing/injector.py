@@ -226,16 +226,18 @@ def _replaced(stage: Stage, fault: Fault) -> Bite:
     send(pid, signal.SIGSTOP)
     wait_for(lambda: state_of(pid) == "T", "the guest stands still", 5)
     time.sleep(SUSPECTED_S)
-    with stage.hold():
-        stage.join("guest")
-        _joined(stage, "guest", 2)
-    until_unix_s = time.time()
-    _contributes(stage, "guest", 2)
-    send(pid, signal.SIGCONT)
+    try:
+        with stage.hold():
+            stage.join("guest")
+            _joined(stage, "guest", 2)
+        until_unix_s = time.time()
+        _contributes(stage, "guest", 2)
+    finally:
+        send(pid, signal.SIGCONT)
     wait_for(lambda: stage.watch.of("PeerRefused", after_unix_s=until_unix_s) or stage.over(), "it is refused", 15)
+    stage.turned_away.append(guest)
     if not any("taken by a learner that is alive" in e["reason"] for e in stage.watch.of("PeerRefused")):
         raise DidNotBite("stale generation comes back: it did not come back in time")
-    stage.turned_away.append(guest)
     what = "a guest stood still until another process had its name, and came back with its old generation"
     return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=until_unix_s, what=what)
 

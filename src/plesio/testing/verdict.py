@@ -56,6 +56,8 @@ def ledger_problems(batches: Batches, kept: Durable | None = None) -> list[str]:
 
 def problems(run_dir: Path) -> list[str]:
     """What is wrong with what a finished run left."""
+    if not (run_dir / "journal.db").exists():
+        return ["the run left no journal"]
     events = read_events(run_dir)
     batches = batches_of(events)
     found = ledger_problems(batches, asyncio.run(_folded(run_dir)))
