@@ -95,7 +95,7 @@ def exits(stage: Stage) -> list[str]:
     """Waits until every command has ended; those that ended otherwise than they should."""
     wrong = [] if (code := stage.main.end()) == 0 else [f"the run ended with code {code}: {_tail(stage.main.said)}"]
     for command in stage.joined:
-        code = command.end(30)
+        code = command.end()
         if code in (0, -signal.SIGKILL) or (code == 2 and command in stage.turned_away):
             continue
         wrong.append(f"{command.mark} ended with code {code}: {_tail(command.said)}")
@@ -109,7 +109,7 @@ def _tail(path: Path) -> str:
 def leftovers(mark: str) -> list[str]:
     """Processes that outlive their command."""
     try:
-        wait_for(lambda: not marked(mark), "no process is left", 5)
+        wait_for(lambda: not marked(mark), "no process is left", 10)
     except Hung:
         return [f"processes {marked(mark)} are left"]
     return []

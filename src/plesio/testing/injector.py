@@ -17,6 +17,7 @@ from plesio.testing.troupe import Command, Watch, send, state_of, wait_for
 
 SLOW_BPS = 120e3  # a state of 270 kB takes 2 s
 START_S = 60.0  # at most, until a process has started, on a machine that is busy
+DIES_S = 10.0  # at most, from a signal to its effect
 SUSPECTED_S = 2.3  # a little more than the least silence after which a name may be taken over
 
 
@@ -117,7 +118,7 @@ def _kill(stage: Stage, fault: Fault) -> Bite:
     sent = [send(pid, signal.SIGKILL) for pid in pids]
     if not all(sent):
         raise DidNotBite(f"{fault.kind}: {fault.victims} had just ended")
-    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), f"{fault.victims} die", 5)
+    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), f"{fault.victims} die", DIES_S)
     what = f"SIGKILL to {', '.join(fault.victims)}"
     return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=unix_s, what=what, killed=fault.victims)
 
@@ -126,7 +127,7 @@ def _stop(stage: Stage, fault: Fault) -> Bite:
     (name,) = fault.victims
     pid, unix_s = stage.main.running(name), time.time()
     send(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T", f"{name} stands still", 5)
+    wait_for(lambda: state_of(pid) == "T", f"{name} stands still", DIES_S)
     time.sleep(fault.lasts_s)
     stood = state_of(pid)
     send(pid, signal.SIGCONT)
@@ -150,10 +151,10 @@ def _all(stage: Stage, fault: Fault) -> Bite:
 def _reset(stage: Stage, fault: Fault) -> Bite:
     cut = stage.relay.cut = Cut(fault.way, fault.where)
     connections = stage.relay.connections
-    wait_for(lambda: cut.of_bytes or stage.over(), "a chunk to cut", 20)
+    wait_for(lambda: cut.of_bytes or stage.over(), "a chunk to cut", START_S)
     if not cut.of_bytes:
         raise DidNotBite("reset in a chunk: no chunk came any more")
-    wait_for(lambda: stage.relay.connections > connections, "whoever was cut connects again", 15)
+    wait_for(lambda: stage.relay.connections > connections, "whoever was cut connects again", START_S)
     what = f"reset after {cut.passed_bytes} of {cut.of_bytes} bytes of a chunk {fault.way}"
     return Bite(kind=fault.kind, unix_s=cut.unix_s, until_unix_s=cut.unix_s, what=what)
 
@@ -168,7 +169,7 @@ def _joiner(stage: Stage, fault: Fault) -> Bite:
         wait_for(lambda: way.pulled >= 0.8 * fault.where or stage.over(), "the joiner pulls its state", START_S)
     pid, unix_s, pulled = joiner.running("joiner"), time.time(), way.pulled
     joiner.kill_all() if fault.way == "machine" else send(pid, signal.SIGKILL)
-    wait_for(lambda: state_of(pid) in ("", "Z"), "the joiner dies", 5)
+    wait_for(lambda: state_of(pid) in ("", "Z"), "the joiner dies", DIES_S)
     if not 0 < way.pulled < 1 or stage.watch.of("ContributionAccepted", "joiner"):
         raise DidNotBite("joiner killed while it pulls state: it had all of it, or the run was over")
     way.down_bps = 0.0
@@ -182,15 +183,14 @@ def _newcomer(stage: Stage, fault: Fault) -> Bite:
     unix_s = 0.0
     with stage.hold():
         newcomer = stage.join("newcomer")
-        _joined(stage, "newcomer", 1)
-    for generation in (1, 2):
-        _joined(stage, "newcomer", generation)
-        pid = newcomer.running("newcomer")
-        time.sleep(fault.lasts_s)
-        unix_s = unix_s or time.time()
-        send(pid, signal.SIGKILL)
-        wait_for(lambda pid=pid: state_of(pid) in ("", "Z"), "the newcomer dies", 5)  # type: ignore[misc]
-    _joined(stage, "newcomer", 3)
+        for generation in (1, 2):
+            _joined(stage, "newcomer", generation)
+            pid = newcomer.running("newcomer")
+            time.sleep(fault.lasts_s)
+            unix_s = unix_s or time.time()
+            send(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: state_of(pid) in ("", "Z"), "the newcomer dies", DIES_S)  # type: ignore[misc]
+        _joined(stage, "newcomer", 3)
     until_unix_s = time.time()
     _contributes(stage, "newcomer", 3)
     what = f"SIGKILL to a newcomer, twice, {fault.lasts_s} s after it had joined; then it took part"
@@ -210,7 +210,7 @@ def _silent(stage: Stage, fault: Fault) -> Bite:
     wait_for(lambda: stage.watch.of("MemberEnded", name, unix_s) or stage.over(), f"{name} is given up", START_S)
     with stage.hold():  # so that there is a run to come back to
         send(pid, signal.SIGCONT)
-        wait_for(lambda: stage.watch.of("MemberJoined", name, unix_s) or stage.over(), f"{name} joins anew", 15)
+        wait_for(lambda: stage.watch.of("MemberJoined", name, unix_s) or stage.over(), f"{name} joins anew", START_S)
     ended, joined = (stage.watch.of(kind, name, unix_s) for kind in ("MemberEnded", "MemberJoined"))
     if not ended or not joined or joined[0]["incarnation"].partition(".")[1] != ".":
         raise DidNotBite(f"{fault.kind}: {name} did not join anew")
@@ -224,7 +224,7 @@ def _replaced(stage: Stage, fault: Fault) -> Bite:
     _contributes(stage, "guest", 1)
     pid, unix_s = guest.running("guest"), time.time()
     send(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T", "the guest stands still", 5)
+    wait_for(lambda: state_of(pid) == "T", "the guest stands still", DIES_S)
     time.sleep(SUSPECTED_S)
     try:
         with stage.hold():
@@ -234,7 +234,7 @@ def _replaced(stage: Stage, fault: Fault) -> Bite:
         _contributes(stage, "guest", 2)
     finally:
         send(pid, signal.SIGCONT)
-    wait_for(lambda: stage.watch.of("PeerRefused", after_unix_s=until_unix_s) or stage.over(), "it is refused", 15)
+    wait_for(lambda: stage.watch.of("PeerRefused", after_unix_s=until_unix_s) or stage.over(), "it is refused", START_S)
     stage.turned_away.append(guest)
     if not any("taken by a learner that is alive" in e["reason"] for e in stage.watch.of("PeerRefused")):
         raise DidNotBite("stale generation comes back: it did not come back in time")
