@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from plesio.strategies.schedule import Schedule
 from plesio.testing import chaos, verdict
 from plesio.testing.injector import Bite
 from plesio.testing.relay import Cut, Relay
-from plesio.testing.schedules import A_BLOCK, KINDS, schedule
+from plesio.testing.schedules import A_BLOCK, KINDS, STRATEGIES, schedule
 from plesio.wire.frames import HEADER
 
 SPEC = RunSpec(run="r", learners=1, schedule=Schedule.of(Decoupled(every=2)), epochs=1)
@@ -34,10 +35,17 @@ def test_four_seeds_hold_every_kind_of_fault(block: int) -> None:
     assert sorted(fault.kind for plan in plans for fault in plan.faults) == sorted(KINDS)
 
 
+def test_twenty_seeds_hold_every_strategy_and_every_variant() -> None:
+    plans = [schedule(seed) for seed in range(20)]
+    assert {plan.strategy for plan in plans} == set(STRATEGIES)
+    ways = {(fault.kind, fault.way) for plan in plans for fault in plan.faults if fault.way}
+    assert {way for _, way in ways} == {"up", "down", "process", "machine", "replaced", "silent"}
+
+
 def test_faults_come_in_order_and_before_the_end() -> None:
     for seed in range(40):
         shares = [fault.at for fault in schedule(seed).faults]
-        assert shares == sorted(shares) and shares[0] > 0 and shares[-1] < 0.7
+        assert shares == sorted(shares) and 0.0 < shares[0] <= shares[-1] < 1.0
 
 
 def test_the_help_names_every_fault() -> None:
@@ -160,3 +168,27 @@ def test_the_relay_resets_a_connection_inside_a_chunk() -> None:
         far.close()
     assert reset and 0 < came < len(frame)
     assert 0 < relay.cut.passed_bytes < relay.cut.of_bytes == 100_000
+
+
+@pytest.mark.parametrize(
+    ("attempts", "outcome", "runs"),
+    [
+        ([("", [])], "passed", 1),
+        ([("too late", []), ("", [])], "passed", 2),
+        ([("too late", []), ("too late", []), ("too late", [])], "failed", 3),
+        ([("too late", ["a unit is lost"]), ("", [])], "failed", 1),
+    ],
+)
+def test_a_fault_that_did_not_bite_is_repeated_and_hides_nothing(
+    attempts: list[tuple[str, list[str]]], outcome: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(attempts)
+
+    def attempt(plan: object, loss: object, folder: Path) -> dict[str, object]:
+        missed, wrong = left.pop(0)
+        return {"did_not_bite": missed, "problems": wrong, "outcome": "failed" if wrong else "passed"}
+
+    monkeypatch.setattr(chaos, "attempt_once", attempt)
+    row = chaos.perform(schedule(0), 1.0, tmp_path)
+    assert row["outcome"] == outcome and len(attempts) - len(left) == runs
+    assert bool(row["problems"]) == (outcome == "failed") and "did_not_bite" not in row

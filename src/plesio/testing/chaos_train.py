@@ -7,6 +7,7 @@ nothing else is changed. As a module it measures a finished model.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -20,11 +21,16 @@ from plesio.runtime import link
 
 VIA = "PLESIO_CHAOS_VIA"  # HOST:PORT of the relay
 HOLD = "PLESIO_CHAOS_HOLD"  # a file: while it is there the run hardly moves, for a process that takes long to start
-SAMPLES, UNIT, EPOCHS = 2048, 16, 12
+SAMPLES, UNIT = 2048, 16
 FEATURES, WIDTH = 32, 2048  # 68,000 parameters: a state of 270 kB
 NOISE = 0.5  # standard deviation: the loss cannot fall below its square
 STEP_S, HELD_STEP_S = 0.012, 0.25  # a paced step: what all ask for together stays below the machine
-LEARNING_RATE = 2e-5  # with outer momentum: still falling a little at the end, so that lost work would show
+SETTINGS = {  # epochs, and the inner step size: the loss still falls a little at the end, so that lost work would show
+    "decoupled": (12, 2e-5),
+    "diloco": (12, 2e-5),
+    "localsgd": (12, 1.4e-4),
+    "sync": (5, 3e-4),  # each step is a round
+}
 
 
 def data(samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,18 +78,19 @@ def go_through(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """A learner."""
+    """A learner. Its argument: the strategy, which the settings go with."""
     torch.set_num_threads(1)
     if via := os.environ.get(VIA):
         host, _, port = via.rpartition(":")
         go_through(host, int(port))
+    epochs, learning_rate = SETTINGS[sys.argv[1]]
     hold = os.environ.get(HOLD, "")
     x, y = data(SAMPLES, seed=1)
     model = build()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     run = plesio.join()
     learner = run.learner(model, optimizer, evaluate=held_out_loss)
-    for unit in run.units(SAMPLES, UNIT, epochs=EPOCHS):
+    for unit in run.units(SAMPLES, UNIT, epochs=epochs):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(x[unit.samples]), y[unit.samples])
         loss.backward()  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from plesio.testing.troupe import Command, Watch, send, state_of, wait_for
 
 SLOW_BPS = 120e3  # a state of 270 kB takes 2 s
 START_S = 60.0  # at most, until a process has started, on a machine that is busy
+DIES_S = 10.0  # at most, from a signal to its effect
 SUSPECTED_S = 2.3  # a little more than the least silence after which a name may be taken over
 
 
@@ -37,7 +38,7 @@ class Bite(msgspec.Struct, kw_only=True):
 class Stage:
     """One run with its joiners. Owns the commands, the relay and the watch."""
 
-    def __init__(self, folder: Path, mark: str, port: int) -> None:
+    def __init__(self, folder: Path, mark: str, port: int, strategy: str) -> None:
         self.folder = folder
         self.mark = mark
         self.port = port
@@ -47,8 +48,10 @@ class Stage:
         self.joined: list[Command] = []
         self.turned_away: list[Command] = []  # joiners that must end with an error
         self.ways: list[Relay] = []  # of joiners that have one of their own
-        self.main = self._main("run", ["--name", "r", "--learners", str(LEARNERS), "--every", "10",
-                                       "--start-rounds", "30", chaos_train.__file__])  # fmt: skip
+        self.tokens = chaos_train.SAMPLES * chaos_train.SETTINGS[strategy][0]
+        self.script = [chaos_train.__file__, strategy]
+        settings = ["--strategy", strategy, "--codec", "int8", "--every", "10", "--start-rounds", "30"]
+        self.main = self._main("run", ["--name", "r", "--learners", str(LEARNERS), *settings, *self.script])
 
     def _main(self, verb: str, words: list[str]) -> Command:
         where = ["--json", "--listen", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret")]
@@ -74,13 +77,13 @@ class Stage:
         """Another machine."""
         mark = f"{self.mark}-join{len(self.joined)}"
         words = ["join", f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret"), "--name", name]
-        joined = Command(mark, [*words, chaos_train.__file__], self.folder, self._environment(relay or self.relay))
+        joined = Command(mark, [*words, *self.script], self.folder, self._environment(relay or self.relay))
         self.joined.append(joined)
         return joined
 
     def prepare(self, fault: Fault) -> None:
         """What has to be there before this fault can be injected."""
-        if fault.kind == "stale generation comes back":
+        if fault.way == "replaced":
             wait_for(lambda: self.watch.of("MemberJoined"), "the run starts", START_S)
             with self.hold():
                 self.join("guest")
@@ -88,7 +91,7 @@ class Stage:
 
     def inject(self, fault: Fault) -> Bite:
         """Waits for its time and does it. Raises DidNotBite, or Hung."""
-        at_tokens = fault.at * chaos_train.SAMPLES * chaos_train.EPOCHS
+        at_tokens = fault.at * self.tokens
         wait_for(lambda: self.watch.merged_tokens() >= at_tokens or self.over(), f"{at_tokens:.0f} tokens", 90)
         if self.over():
             raise DidNotBite(f"{fault.kind}: the run was over before")
@@ -115,7 +118,7 @@ def _kill(stage: Stage, fault: Fault) -> Bite:
     sent = [send(pid, signal.SIGKILL) for pid in pids]
     if not all(sent):
         raise DidNotBite(f"{fault.kind}: {fault.victims} had just ended")
-    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), f"{fault.victims} die", 5)
+    wait_for(lambda: all(state_of(pid) in ("", "Z") for pid in pids), f"{fault.victims} die", DIES_S)
     what = f"SIGKILL to {', '.join(fault.victims)}"
     return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=unix_s, what=what, killed=fault.victims)
 
@@ -124,7 +127,7 @@ def _stop(stage: Stage, fault: Fault) -> Bite:
     (name,) = fault.victims
     pid, unix_s = stage.main.running(name), time.time()
     send(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T", f"{name} stands still", 5)
+    wait_for(lambda: state_of(pid) == "T", f"{name} stands still", DIES_S)
     time.sleep(fault.lasts_s)
     stood = state_of(pid)
     send(pid, signal.SIGCONT)
@@ -148,10 +151,10 @@ def _all(stage: Stage, fault: Fault) -> Bite:
 def _reset(stage: Stage, fault: Fault) -> Bite:
     cut = stage.relay.cut = Cut(fault.way, fault.where)
     connections = stage.relay.connections
-    wait_for(lambda: cut.of_bytes or stage.over(), "a chunk to cut", 20)
+    wait_for(lambda: cut.of_bytes or stage.over(), "a chunk to cut", START_S)
     if not cut.of_bytes:
         raise DidNotBite("reset in a chunk: no chunk came any more")
-    wait_for(lambda: stage.relay.connections > connections, "whoever was cut connects again", 15)
+    wait_for(lambda: stage.relay.connections > connections, "whoever was cut connects again", START_S)
     what = f"reset after {cut.passed_bytes} of {cut.of_bytes} bytes of a chunk {fault.way}"
     return Bite(kind=fault.kind, unix_s=cut.unix_s, until_unix_s=cut.unix_s, what=what)
 
@@ -166,7 +169,7 @@ def _joiner(stage: Stage, fault: Fault) -> Bite:
         wait_for(lambda: way.pulled >= 0.8 * fault.where or stage.over(), "the joiner pulls its state", START_S)
     pid, unix_s, pulled = joiner.running("joiner"), time.time(), way.pulled
     joiner.kill_all() if fault.way == "machine" else send(pid, signal.SIGKILL)
-    wait_for(lambda: state_of(pid) in ("", "Z"), "the joiner dies", 5)
+    wait_for(lambda: state_of(pid) in ("", "Z"), "the joiner dies", DIES_S)
     if not 0 < way.pulled < 1 or stage.watch.of("ContributionAccepted", "joiner"):
         raise DidNotBite("joiner killed while it pulls state: it had all of it, or the run was over")
     way.down_bps = 0.0
@@ -180,15 +183,14 @@ def _newcomer(stage: Stage, fault: Fault) -> Bite:
     unix_s = 0.0
     with stage.hold():
         newcomer = stage.join("newcomer")
-        _joined(stage, "newcomer", 1)
-    for generation in (1, 2):
-        _joined(stage, "newcomer", generation)
-        pid = newcomer.running("newcomer")
-        time.sleep(fault.lasts_s)
-        unix_s = unix_s or time.time()
-        send(pid, signal.SIGKILL)
-        wait_for(lambda pid=pid: state_of(pid) in ("", "Z"), "the newcomer dies", 5)  # type: ignore[misc]
-    _joined(stage, "newcomer", 3)
+        for generation in (1, 2):
+            _joined(stage, "newcomer", generation)
+            pid = newcomer.running("newcomer")
+            time.sleep(fault.lasts_s)
+            unix_s = unix_s or time.time()
+            send(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: state_of(pid) in ("", "Z"), "the newcomer dies", DIES_S)  # type: ignore[misc]
+        _joined(stage, "newcomer", 3)
     until_unix_s = time.time()
     _contributes(stage, "newcomer", 3)
     what = f"SIGKILL to a newcomer, twice, {fault.lasts_s} s after it had joined; then it took part"
@@ -196,23 +198,46 @@ def _newcomer(stage: Stage, fault: Fault) -> Bite:
 
 
 def _stale(stage: Stage, fault: Fault) -> Bite:
+    """A learner stands still until its generation is over, and comes back with it."""
+    return _silent(stage, fault) if fault.way == "silent" else _replaced(stage, fault)
+
+
+def _silent(stage: Stage, fault: Fault) -> Bite:
+    """The others run out of work, and its units are taken back; it has to join anew."""
+    (name,) = fault.victims
+    pid, unix_s = stage.main.running(name), time.time()
+    send(pid, signal.SIGSTOP)
+    wait_for(lambda: stage.watch.of("MemberEnded", name, unix_s) or stage.over(), f"{name} is given up", START_S)
+    with stage.hold():  # so that there is a run to come back to
+        send(pid, signal.SIGCONT)
+        wait_for(lambda: stage.watch.of("MemberJoined", name, unix_s) or stage.over(), f"{name} joins anew", START_S)
+    ended, joined = (stage.watch.of(kind, name, unix_s) for kind in ("MemberEnded", "MemberJoined"))
+    if not ended or not joined or joined[0]["incarnation"].partition(".")[1] != ".":
+        raise DidNotBite(f"{fault.kind}: {name} did not join anew")
+    what = f"SIGSTOP to {name} until its units were taken back; it came back with its old generation"
+    return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=joined[0]["unix_s"], what=what)
+
+
+def _replaced(stage: Stage, fault: Fault) -> Bite:
     """A guest stands still, another process takes its name over, and the first one wakes up."""
     guest = stage.joined[0]
     _contributes(stage, "guest", 1)
     pid, unix_s = guest.running("guest"), time.time()
     send(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T", "the guest stands still", 5)
+    wait_for(lambda: state_of(pid) == "T", "the guest stands still", DIES_S)
     time.sleep(SUSPECTED_S)
-    with stage.hold():
-        stage.join("guest")
-        _joined(stage, "guest", 2)
-    until_unix_s = time.time()
-    _contributes(stage, "guest", 2)
-    send(pid, signal.SIGCONT)
-    wait_for(lambda: stage.watch.of("PeerRefused", after_unix_s=until_unix_s) or stage.over(), "it is refused", 15)
+    try:
+        with stage.hold():
+            stage.join("guest")
+            _joined(stage, "guest", 2)
+        until_unix_s = time.time()
+        _contributes(stage, "guest", 2)
+    finally:
+        send(pid, signal.SIGCONT)
+    wait_for(lambda: stage.watch.of("PeerRefused", after_unix_s=until_unix_s) or stage.over(), "it is refused", START_S)
+    stage.turned_away.append(guest)
     if not any("taken by a learner that is alive" in e["reason"] for e in stage.watch.of("PeerRefused")):
         raise DidNotBite("stale generation comes back: it did not come back in time")
-    stage.turned_away.append(guest)
     what = "a guest stood still until another process had its name, and came back with its old generation"
     return Bite(kind=fault.kind, unix_s=unix_s, until_unix_s=until_unix_s, what=what)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from plesio.wire.frames import HEADER
 
-PIECE_BYTES = 4096
+PIECE_BYTES = 8192
 CHUNK_BYTES = 16 << 10  # a frame from here on is a chunk of bulk data
 
 Way = Literal["up", "down"]  # towards the synchronizer, or away from it

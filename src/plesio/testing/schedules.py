@@ -1,7 +1,7 @@
 """Which faults a chaos schedule injects, at which progress and into whom: derived from its seed alone. Pure.
 
-Four seeds in a row, from a multiple of 4 on, hold every kind once; which kinds meet in one schedule changes. Each
-schedule has one of the four kinds that need another command.
+Four seeds in a row, from a multiple of 4 on, hold every kind once; which kinds meet in one schedule changes, and so does
+the strategy, every four seeds. Each schedule has one of the four kinds that take long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ KINDS = (
 )
 A_BLOCK = 4  # seeds that share the kinds out
 SHORT, LONG = KINDS[:-A_BLOCK], KINDS[-A_BLOCK:]
-SLOTS = ((0.02, 0.15), (0.25, 0.4), (0.5, 0.62))  # of the run's progress, for the three faults of a schedule
+STRATEGIES = ("decoupled", "decoupled", "sync", "diloco", "localsgd")  # of the first block, the second, ...
+SLOTS = ((0.02, 0.15), (0.25, 0.4), (0.5, 0.62))  # parts of the run's progress, for the faults of a schedule
+LATE = 0.93  # the others have to run out of work
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -38,13 +40,14 @@ class Fault(msgspec.Struct, frozen=True):
     victims: tuple[str, ...] = ()  # processes of the run, by name
     lasts_s: float = 0.0  # of a SIGSTOP; of a newcomer's life
     where: float = 0.0  # after which share of a chunk, or of a state
-    way: str = ""  # 'up' or 'down' of a chunk; 'process' or 'machine' of a joiner's death
+    way: str = ""  # a variant of it
 
 
 class Schedule(msgspec.Struct, frozen=True):
     """The faults of one seed, in order."""
 
     seed: int
+    strategy: str
     faults: tuple[Fault, ...]
 
 
@@ -57,10 +60,13 @@ def schedule(seed: int) -> Schedule:
     rng = random.Random(f"schedule {seed}")
     if chosen[0] == "all and resume":  # the others need time: first
         rng.shuffle(chosen)
-    return Schedule(seed, tuple(_fault(rng, kind, slot) for kind, slot in zip(chosen, SLOTS, strict=True)))
+    late = seed // A_BLOCK % 2 == 1
+    faults = [_fault(rng, kind, slot, late) for kind, slot in zip(chosen, SLOTS, strict=True)]
+    strategy = STRATEGIES[seed // A_BLOCK % len(STRATEGIES)]
+    return Schedule(seed, strategy, tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
-def _fault(rng: random.Random, kind: str, slot: tuple[float, float]) -> Fault:
+def _fault(rng: random.Random, kind: str, slot: tuple[float, float], late: bool) -> Fault:
     at, lasts_s, where = round(rng.uniform(*slot), 3), round(rng.uniform(1.0, 4.0), 2), round(rng.uniform(0.1, 0.9), 2)
     learner = f"learner-{rng.randrange(LEARNERS)}"
     verb, _, target = kind.partition(" ")
@@ -76,4 +82,6 @@ def _fault(rng: random.Random, kind: str, slot: tuple[float, float]) -> Fault:
         return Fault(kind, at, where=where, way=rng.choice(("process", "machine")))
     if kind == "newcomer that restarts twice":
         return Fault(kind, at, lasts_s=round(0.1 * lasts_s, 2))
+    if kind == "stale generation comes back":
+        return Fault(kind, LATE, (learner,), way="silent") if late else Fault(kind, at, way="replaced")
     return Fault(kind, at)

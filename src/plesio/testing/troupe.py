@@ -79,7 +79,7 @@ class Command:
 
     def running(self, name: str) -> int:
         """The same; waits for one that is being started again."""
-        found: int = wait_for(lambda: self.pid_of(name), f"{name} runs", 15)
+        found: int = wait_for(lambda: self.pid_of(name), f"{name} runs", 30)
         return found
 
     def kill_all(self) -> None:

@@ -11,13 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from plesio.core import facts as f
-from plesio.core.spec import RunSpec
 from plesio.core.state import Durable
 from plesio.errors import PlesioError
-from plesio.records import Dataset
 from plesio.reporting.events import Event, fact_of, read_events
 from plesio.reporting.summary import summarise
 from plesio.runtime.journal import Journal
@@ -48,7 +44,7 @@ def ledger_problems(batches: Batches, kept: Durable | None = None) -> list[str]:
     try:
         for batch in batches:
             reference.committed(batch)
-        reference.check_all_counted(whole_dataset(started.spec, declared.dataset))
+        reference.check_all_counted(declared.dataset)
         assert not reference.partial, f"a unit of one step is never partial: {sorted(reference.partial)}"
         assert reference.finished, "the run did not finish"
         if kept is not None:
@@ -58,13 +54,10 @@ def ledger_problems(batches: Batches, kept: Durable | None = None) -> list[str]:
     return []
 
 
-def whole_dataset(spec: RunSpec, declared: Dataset) -> Dataset:
-    """With the epochs that the command asked for, if it did."""
-    return msgspec.structs.replace(declared, epochs=spec.epochs or declared.epochs)
-
-
 def problems(run_dir: Path) -> list[str]:
     """What is wrong with what a finished run left."""
+    if not (run_dir / "journal.db").exists():
+        return ["the run left no journal"]
     events = read_events(run_dir)
     batches = batches_of(events)
     found = ledger_problems(batches, asyncio.run(_folded(run_dir)))
