@@ -15,6 +15,7 @@ from plesio.reporting.events import read_events
 from plesio.reporting.summary import summarise
 from plesio.sim.cluster import Cluster
 from plesio.strategies.presets import Decoupled, Sync
+from plesio.strategies.schedule import Schedule
 
 HOURS = 2.0
 SAMPLE_S = 20.0  # virtual
@@ -81,7 +82,7 @@ class Soak:
 
 @pytest.mark.parametrize("strategy", ["sync", "decoupled"])
 def test_nothing_grows_in_two_hours(strategy: str, tmp_path: Path) -> None:
-    schedule = Sync() if strategy == "sync" else Decoupled(every=8, start_rounds=20)
+    schedule = Schedule.of(Sync()) if strategy == "sync" else Schedule.of(Decoupled(every=8), Sync(), 20)
     cluster = Cluster(5, schedule, 2, 10**9, steps=3, faults=10**9, rate=FAULTS_PER_EVENT, speeds=SPEEDS[strategy])
     soak = Soak(cluster, EventLog(tmp_path, THIN_BYTES))
     soak.run()

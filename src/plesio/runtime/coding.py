@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,10 +25,19 @@ from plesio.wire import messages as m
 from plesio.wire.timings import Kind
 
 
+class Newest:
+    """An event: parameters, of which newer ones take the place until they are taken. Owned by the Coding."""
+
+    def __init__(self, made: m.VersionMade, value: Any) -> None:
+        self.made = made
+        self.value = value
+
+
 class Coding:
     """Owns the thread, the codec's state and the packets that may have to come back.
 
-    What arrives goes to `events` as (message, value), and so does an error, as (error, None).
+    What arrives goes to `events` as (message, value), and so does an error, as (error, None). Of parameters that say all,
+    only the newest wait for a main thread that is busy: they go as (Newest, None), to be had by `take`.
     """
 
     def __init__(self, link: Link, events: queue.SimpleQueue[tuple[Any, Any]]) -> None:
@@ -37,6 +47,8 @@ class Coding:
         self.packets: dict[int, bytes] = {}
         self.codec: Any = None
         self.state: Any = None  # of the codec: its residual
+        self._newest: Newest | None = None  # that was not taken yet
+        self._lock = threading.Lock()  # of _newest
         self._worker = Worker("plesio-codec")
 
     def use(self, text: str) -> None:
@@ -74,7 +86,7 @@ class Coding:
     def start_anew(self) -> None:
         """Nothing that was encoded counts any more."""
         self.wait()
-        self.state = None
+        self.state = self._newest = None
         self.packets.clear()
 
     def wait(self) -> None:
@@ -108,7 +120,23 @@ class Coding:
         elif made.kind in ("gradient", "delta", "params"):
             value = codecs.decode(Packet.from_bytes(payload or b""))
         self.track.add(Kind.DECODE, began_s, time.monotonic() - began_s, made.version.number)
-        self.events.put((made, value))
+        if made.kind != "params":
+            self.events.put((made, value))
+            return
+        with self._lock:
+            newest = self._newest
+            if newest is not None and newest.made.version.lineage == made.version.lineage:
+                newest.made, newest.value = m.instead(made, newest.made), value
+            else:
+                self._newest = Newest(made, value)
+                self.events.put((self._newest, None))
+
+    def take(self, newest: Newest) -> tuple[m.VersionMade, Any]:
+        """What it has come to be."""
+        with self._lock:
+            if self._newest is newest:
+                self._newest = None
+        return newest.made, newest.value
 
     def _drop_state(self) -> None:
         self.state = None

@@ -22,7 +22,7 @@ from plesio.core.pushbook import PushBook
 from plesio.core.spec import RunSpec
 from plesio.errors import InternalError, ModelMismatch, PlesioError, UserError
 from plesio.records import Dataset, Version
-from plesio.runtime.coding import Coding
+from plesio.runtime.coding import Coding, Newest
 from plesio.runtime.link import Identity, Link
 from plesio.runtime.meter import Meter
 from plesio.runtime.replica import Replica
@@ -261,6 +261,8 @@ class LearnerEngine:
             return
         if isinstance(message, (Exception, SystemExit)):
             raise message
+        if isinstance(message, Newest):
+            message, value = self.coding.take(message)
         handler = self._HANDLERS.get(type(message))
         if handler is None:
             raise InternalError(f"a learner does not understand {type(message).__name__}")

@@ -6,8 +6,6 @@ import asyncio
 import time
 from collections import deque
 
-import msgspec
-
 from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
@@ -33,10 +31,7 @@ class Subscriber:
     def offer(self, made: m.VersionMade, payload: bytes) -> None:
         """Queues a version. One that says all takes the place of those before it whose sending has not begun."""
         while made.kind == "params" and self.queue and self._replaceable(self.queue[-1][0]):
-            older, _ = self.queue.pop()
-            made = msgspec.structs.replace(
-                made, buffers=made.buffers or older.buffers, evaluator=made.evaluator or older.evaluator
-            )
+            made = m.instead(made, self.queue.pop()[0])
         self.queue.append((made, payload))
         self.wake.set()
 

@@ -173,6 +173,13 @@ class VersionMade(Message, frozen=True):
     ends: tuple[int, ...] = ()
 
 
+def instead(newer: VersionMade, older: VersionMade) -> VersionMade:
+    """The newer one of two that say all, with what only the older one asked for."""
+    return msgspec.structs.replace(
+        newer, buffers=newer.buffers or older.buffers, evaluator=newer.evaluator or older.evaluator
+    )
+
+
 PROBE_BYTES = 1 << 20  # a viewer must not be able to hurt the run
 
 
