@@ -27,6 +27,8 @@ from typing import Any
 
 import transports
 
+from plesio.testing.waiting import free_port
+
 ROOT = Path(__file__).parents[1]
 MB = transports.MB
 SIZES_MB = (1, 16, 256)
@@ -39,14 +41,6 @@ CLIENTS: dict[str, type[transports.Client]] = {
     "zeromq": transports.ZeroMQ,
 }
 GOAL = 0.9
-
-
-def free_port() -> int:
-    """One that is free just now."""
-    with socket.socket() as sock:
-        sock.bind((transports.HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def serve(name: str, port: int) -> None:

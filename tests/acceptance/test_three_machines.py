@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plesio.testing.machines import Machines
+from plesio.testing.waiting import wait_for
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "paced.py"
 PLESIO = [sys.executable, "-m", "plesio"]
@@ -32,13 +33,6 @@ def machines() -> Iterator[Machines]:
 def events(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "events.jsonl"
     return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 @pytest.mark.network

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from plesio.core import stimuli as s
 from plesio.errors import WireError
 from plesio.runtime.probe import Prober
 from plesio.runtime.viewer import Target
+from plesio.testing.waiting import free_port, wait_for
 from plesio.version import VERSION
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
@@ -32,27 +32,6 @@ from plesio.wire.server import serve
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
 TOKEN = "0123456789abcdef"
-
-
-def free_port() -> int:
-    """A port whose successor is free too."""
-    for _ in range(100):
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two free ports in a row")
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 class Run:

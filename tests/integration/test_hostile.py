@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from plesio.core import stimuli as s
 from plesio.errors import TokenRefused, WireError
 from plesio.records import Contribution, Dataset, Span, Version
 from plesio.runtime.outerstate import digest
+from plesio.testing.waiting import free_port
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
 from plesio.wire.frames import header
@@ -37,18 +37,6 @@ EPOCHS = 300
 UNITS = EPOCHS * 32
 GROWTH_BYTES = 64 << 20
 CODEC = codecs.parse("none")
-
-
-def free_port() -> int:
-    """A port whose successor is free too."""
-    for _ in range(100):
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                two.bind(("127.0.0.1", port + 1))
-                return port
-    raise AssertionError("no two free ports in a row")
 
 
 class Run:

@@ -5,40 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plesio.testing.waiting import free_port, wait_for
+
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
 EPOCHS = 200
-
-
-def free_port() -> int:
-    """A port whose successor is free too."""
-    for _ in range(100):
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two free ports in a row")
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def plesio(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from plesio.reporting.events import read_events
 from plesio.testing import chaos_train, verdict
 from plesio.testing.injector import Bite, DidNotBite, Stage
 from plesio.testing.schedules import KINDS, Schedule, schedule
-from plesio.testing.troupe import Hung, marked, wait_for
+from plesio.testing.troupe import marked
+from plesio.testing.waiting import Hung, free_port, wait_for
 from plesio.version import VERSION
 
 TOLERANCE = 0.05  # of the undisturbed run's held-out loss
@@ -113,19 +113,6 @@ def leftovers(mark: str) -> list[str]:
     except Hung:
         return [f"processes {marked(mark)} are left"]
     return []
-
-
-def free_port() -> int:
-    """A port whose successor is free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
 
 
 def undisturbed(strategy: str, folder: Path) -> Row:

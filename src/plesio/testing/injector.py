@@ -13,7 +13,8 @@ import msgspec
 from plesio.testing import chaos_train
 from plesio.testing.relay import Cut, Relay
 from plesio.testing.schedules import LEARNERS, Fault
-from plesio.testing.troupe import Command, Watch, send, state_of, wait_for
+from plesio.testing.troupe import Command, Watch, send, state_of
+from plesio.testing.waiting import wait_for
 
 SLOW_BPS = 120e3  # a state of 270 kB takes 2 s
 START_S = 60.0  # at most, until a process has started, on a machine that is busy

@@ -10,30 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from plesio.reporting.events import Event, parse
+from plesio.testing.waiting import Hung, wait_for
 
 MARK = "PLESIO_CHAOS_MARK"
-POLL_S = 0.02
 END_S = 90.0  # more than any run of a schedule still takes once its faults are injected
-
-
-class Hung(Exception):
-    """What was waited for did not happen."""
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-    """The first true value. Raises Hung."""
-    until_s = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > until_s:
-            raise Hung(f"{what}: not within {seconds:.0f} s")
-        time.sleep(POLL_S)
-    return found
 
 
 def marked(mark: str) -> list[int]:

@@ -1,0 +1,37 @@
+"""What every test with real processes needs: a bounded wait, and ports that are free."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+POLL_S = 0.02
+
+
+class Hung(Exception):
+    """What was waited for did not happen."""
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """The first true value. Raises Hung."""
+    until_s = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > until_s:
+            raise Hung(f"{what}: not within {seconds:.0f} s")
+        time.sleep(POLL_S)
+    return found
+
+
+def free_port() -> int:
+    """A port whose successor is free too."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
