@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu and not network" -n 2
+	$(BIN)/pytest -m "not slow and not gpu and not network" -n 4 --dist worksteal -rf --durations 12
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
