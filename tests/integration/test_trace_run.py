@@ -38,7 +38,6 @@ def slices(run_dir: Path) -> dict[str, set[tuple[str, str]]]:
 
 @pytest.mark.parametrize("strategy", ["sync", "decoupled"])
 def test_a_run_leaves_a_trace_of_everybody(strategy: str, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     words = ["run", "--name", "r", "--learners", "2", "--strategy", strategy, "--every", "4", "--start-rounds", "4"]
     done = plesio(*words, "--epochs", "10", "--tensorboard", str(SCRIPT), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

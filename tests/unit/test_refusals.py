@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,9 +26,10 @@ from plesio.errors import CodecError, WireError
 from plesio.records import Contribution, Dataset, Span, Version
 from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state
-from plesio.runtime.outerstate import OuterState
+from plesio.runtime.outerstate import OuterState, digest
 from plesio.runtime.seats import Bound, Seats
 from plesio.runtime.status import StatusBoard
+from plesio.runtime.synchronizer import MAX_HELD_PER_LEARNER, Synchronizer
 from plesio.strategies.base import Strategy
 from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
@@ -202,6 +204,28 @@ def test_a_push_that_is_not_finite_is_refused(codec: str, bad: float) -> None:
     packet, _ = chosen.encode(values, None)
     with pytest.raises(CodecError, match="NaN or Inf"):
         outer.check(packet.to_bytes(), b"", b"")
+
+
+def test_more_pushes_than_may_wait_are_refused_and_never_counted() -> None:
+    """What is told as arrived is ordered to be merged: it must be here."""
+    model = torch.nn.Linear(2, 1)
+    outer, state = model_of(model)
+    outer.load(state)
+    synchronizer = Synchronizer(Path(), "token", "y")
+    synchronizer.spec, synchronizer.lineage, synchronizer.outer = SPEC, 1, outer
+    synchronizer.version = Version(1, 0)
+    told: list[Any] = []
+    synchronizer._tell = told.append  # type: ignore[method-assign]
+    data = codecs.parse("none").encode(torch.zeros(3), None)[0].to_bytes()
+    for seq in range(1, 9):
+        push = msgspec.structs.replace(PUSH, seq=seq, digest=digest(data), size_bytes=len(data))
+        if seq <= MAX_HELD_PER_LEARNER:
+            synchronizer._hold(m.Push(push), memoryview(data))
+            continue
+        with pytest.raises(WireError, match="wait already"):
+            synchronizer._hold(m.Push(push), memoryview(data))
+    arrived = [x.contribution.seq for x in told if isinstance(x, s.PushArrived)]
+    assert arrived == [key[2] for key in synchronizer.held] == list(range(1, MAX_HELD_PER_LEARNER + 1))
 
 
 def model_of(model: torch.nn.Module, **extra: torch.Tensor) -> tuple[OuterState, bytes]:

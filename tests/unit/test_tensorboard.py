@@ -130,7 +130,8 @@ def test_a_log_that_was_thinned_repeats_nothing_and_lacks_no_loss(folder: Folder
 
 
 def test_files_are_readable_by_tensorboard_and_need_no_torch(folder: Folder) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as accumulator
+
     folder.fact("Evaluated", 1.0, version=[1, 0], loss=9.0)
     with tensorboard.following(folder.path, period_s=0.01):
         folder.round(1, 2.0, 100, base=0)

@@ -9,8 +9,7 @@ import msgspec
 
 from plesio.core.state import spans
 from plesio.records import Contribution, Version
-
-MAX_IN_FLIGHT = 2
+from plesio.strategies.base import MAX_IN_FLIGHT
 
 
 class Work(msgspec.Struct):

@@ -86,8 +86,10 @@ class Coding:
     def start_anew(self) -> None:
         """Nothing that was encoded counts any more."""
         self.wait()
-        self.state = self._newest = None
+        self.state = None
         self.packets.clear()
+        with self._lock:
+            self._newest = None
 
     def wait(self) -> None:
         """Returns when the thread has done all that it was given."""

@@ -279,8 +279,9 @@ class Synchronizer:
             raise WireError(f"push {push.seq}: its base is a version that this run has not made")
         if self.outer is None or push.base.lineage != self.lineage:
             return  # its sender learns of the roll-back and sends the work again
-        mine = sum(1 for k in self.held if k[0] == push.contributor)
-        if push.generation < self.seats.generation(push.contributor) or mine >= MAX_HELD_PER_LEARNER:
+        if sum(1 for k in self.held if k[0] == push.contributor) >= MAX_HELD_PER_LEARNER:
+            raise WireError(f"push {push.seq}: {MAX_HELD_PER_LEARNER} of its sender's wait already")
+        if push.generation < self.seats.generation(push.contributor):
             self._tell(s.Refused(push.contributor, f"push {push.seq} of generation {push.generation} is not awaited"))
             self._tell(s.PushArrived(self.incarnation, push))
             return

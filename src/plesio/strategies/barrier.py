@@ -50,6 +50,10 @@ class Quorum(msgspec.Struct, frozen=True, tag="quorum"):
     gamma: float = 1.0
     overlap: int = 2
 
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise ValueError(f"a quorum of k={self.k}: give 0 (half of the live learners) or how many")
+
     def judge(self, view: RoundView, now_s: float) -> Verdict:
         """Closes when all are in, or when the quorum is in and its grace is over."""
         if not view.held:

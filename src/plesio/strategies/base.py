@@ -6,11 +6,14 @@ The records here are what the coordinator journals and every process receives; t
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
 from plesio.strategies.barrier import All, Barrier
+
+MAX_IN_FLIGHT = 2  # pushes of one learner under way
 
 Sends = Literal["gradient", "delta"]
 Merge = Literal["mean", "token-weighted", "tokens", "each"]
@@ -26,6 +29,10 @@ class Outer(msgspec.Struct, frozen=True):
     lr: float | None = 1.0
     momentum: float = 0.0
 
+    def __post_init__(self) -> None:
+        if (self.lr is not None and not 0.0 <= self.lr < math.inf) or not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"an outer step with lr={self.lr}, momentum={self.momentum}: lr >= 0, 0 <= momentum < 1")
+
     def rate(self, contributors: int) -> float:
         """The outer learning rate for so many contributors."""
         if self.lr is not None:
@@ -36,7 +43,7 @@ class Outer(msgspec.Struct, frozen=True):
 
 
 class Strategy(msgspec.Struct, frozen=True, kw_only=True):
-    """One phase of a run.
+    """One phase of a run. Raises ValueError for settings that make none, which the wire takes for no message.
 
     every: steps between two pushes (H). sends: gradients (each learner's own optimizer steps on their mean)
     or deltas (an outer optimizer steps). optimizer: whose optimizer steps on gradients; 'server': the learner's
@@ -57,6 +64,13 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
     overlap: int = 0
     mix: float = 0.0
     warmup_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every={self.every} must be at least 1")
+        if self.overlap < 0 or (self.sends == "gradient" and self.overlap >= MAX_IN_FLIGHT):
+            most = f" and at most {MAX_IN_FLIGHT - 1}" if self.sends == "gradient" else ""
+            raise ValueError(f"overlap={self.overlap} must be at least 0{most}")
 
     @property
     def kind(self) -> Kind:

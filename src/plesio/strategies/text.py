@@ -55,13 +55,22 @@ def _phase(part: str, every: int | None) -> Phase:
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"strategy {name!r} has no setting {key!r}; {has}")
-        settings[key] = int(_number(value, pair)) if "int" in str(known[key].annotation) else _number(value, pair)
-    if settings.get("every", 1) < 1:
-        raise UserError(f"strategy {name!r}: every={settings['every']:g} must be at least 1")
-    amount = None if until is None else int(_number(until, f"until {what}={until}"))
+        settings[key] = _whole(value, pair) if "int" in str(known[key].annotation) else _number(value, pair)
+    amount = None if until is None else _whole(until, f"until {what}={until}")
     if amount is not None and amount < 1:
         raise UserError(f"strategy {name!r}: until {what}={until} must be at least 1")
-    return Phase(make(**settings), amount if what == "rounds" else None, amount if what == "tokens" else None)
+    try:
+        strategy = make(**settings)
+    except ValueError as error:
+        raise UserError(f"strategy {name!r}: {error}") from error
+    return Phase(strategy, amount if what == "rounds" else None, amount if what == "tokens" else None)
+
+
+def _whole(text: str, where: str) -> int:
+    value = _number(text, where)
+    if value != int(value):
+        raise UserError(f"{where!r} in the strategy: {text!r} is not a whole number")
+    return int(value)
 
 
 def _number(text: str, where: str) -> float:

@@ -6,6 +6,7 @@ Whatever comes, the readers raise WireError or nothing, and never hold more than
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import resource
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from plesio.core import ledger
-from plesio.errors import ProtocolRefused, WireError
+from plesio.errors import InternalError, ProtocolRefused, WireError
 from plesio.wire import messages as m
 from plesio.wire.channel import PROTOCOL_VERSION, Greeting, read_greeting
 from plesio.wire.frames import BEFORE_AUTH, HEADER, INBOX_BYTES, Inbox, Limits, header
@@ -27,6 +28,7 @@ LIMITS = (BEFORE_AUTH, Limits(1 << 12, 1 << 12), Limits(1 << 16, 1 << 20), Limit
 NUMBERS = (0, 1, 2, 127, 128, 255, 256, 65535, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 DIRECTIONS = {"to": get_args(m.ToCoordinator), "from": get_args(m.FromCoordinator), "bulk": get_args(m.Bulk)}
 LARGEST_BYTES = 1 << 20
+ATTEMPTS = 1000
 GROWTH_BYTES = 256 << 20  # of this process, over all inputs
 
 
@@ -35,7 +37,10 @@ def sample(rng: random.Random, kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = get_type_hints(kind)
-        return kind(**{name: sample(rng, hints[name]) for name in kind.__struct_fields__})
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(ValueError):  # some values make no such record
+                return kind(**{name: sample(rng, hints[name]) for name in kind.__struct_fields__})
+        raise InternalError(f"{ATTEMPTS} samples of {kind.__name__} were all refused")
     if origin in (Union, types.UnionType, Literal):
         chosen = rng.choice(arguments)
         return chosen if origin is Literal else sample(rng, chosen)
