@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from plesio.runtime.tracks import Track
 from plesio.wire import channel as wire
@@ -12,19 +13,26 @@ from plesio.wire import messages as m
 from plesio.wire.parts import Have, Outgoing
 from plesio.wire.timings import Kind
 
+Offer = tuple[m.VersionMade, bytes]
+
 
 class Subscriber:
     """Owns what waits to be sent on this connection. Used on the synchronizer's event loop only.
 
-    source: names the process whose bytes these are; have: what the learner has of the message that was coming.
+    source: names the process whose bytes these are; have: what the learner has of the message that was coming;
+    sent: `sent` of its last connection.
     """
 
-    def __init__(self, channel: wire.Channel, source: str, have: Have, sends: Track) -> None:
+    def __init__(
+        self, channel: wire.Channel, source: str, have: Have, sends: Track, sent: Iterable[Offer] = ()
+    ) -> None:
         self.channel = channel
         self.source = source
         self.have = have
         self.sends = sends
-        self.queue: deque[tuple[m.VersionMade, bytes]] = deque()
+        self.queue: deque[Offer] = deque()
+        self.sent: deque[Offer] = deque(maxlen=2)  # or being sent: the last may be with the kernel only
+        self.begun = next((x for x in sent if self.id(x[0]) == have.id), None)  # what broke off, and may go on
         self.wake = asyncio.Event()
         self.waits_for_state = True
 
@@ -48,7 +56,8 @@ class Subscriber:
             await self.wake.wait()
             self.wake.clear()
             while self.queue:
-                made, payload = self.queue.popleft()
+                self.sent.append(self.queue.popleft())
+                made, payload = self.sent[-1]
                 outgoing = Outgoing(self.id(made), m.encode(made), payload)
                 began_s = time.monotonic()
                 for part, piece in outgoing.parts(self.have):

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from plesio.runtime import snapshots
 from plesio.runtime.outerstate import OuterState, digest, snapshot_name
 from plesio.runtime.peer import keep_connected
 from plesio.runtime.seats import Seats
-from plesio.runtime.subscriber import Subscriber
+from plesio.runtime.subscriber import Offer, Subscriber
 from plesio.runtime.tracks import Track, report
 from plesio.strategies.base import Strategy
 from plesio.strategies.schedule import Timeline
@@ -95,7 +96,7 @@ class Synchronizer:
         self.history: deque[tuple[m.VersionMade, bytes]] = deque(maxlen=HISTORY)
         self.subscribers: dict[str, Subscriber] = {}
         self.pumps: dict[str, asyncio.Task[None]] = {}
-        self.last_state: tuple[m.VersionMade, bytes] | None = None  # that was sent to a joiner
+        self.sent: dict[str, Iterable[Offer]] = {}  # by learner: what its last connection may have broken off
         self.snapshot: s.SnapshotWritten | None = None
         self.orders: asyncio.Queue[Any] = asyncio.Queue()
         self.tensors = ThreadPoolExecutor(1, "tensors")
@@ -174,7 +175,7 @@ class Synchronizer:
             self.orders.put_nowait(order)
 
     def _forget(self, name: str) -> None:
-        for known in (self.merged, self.inboxes, self.asked, self.seats.admitted):
+        for known in (self.merged, self.inboxes, self.asked, self.seats.admitted, self.sent):
             known.pop(name, None)
 
     async def _obey(self) -> None:
@@ -207,6 +208,7 @@ class Synchronizer:
         self.spec, self.lineage, self.ends = order.spec, order.lineage, order.ends
         self.held.clear()
         self.history.clear()
+        self.sent.clear()
         self.outer = OuterState(order.spec.downlink)
         self.version = self.state_of = None
         for subscriber in self.subscribers.values():
@@ -299,11 +301,12 @@ class Synchronizer:
             return
         self.seats.sit(channel, message.name, message.generation, message.incarnation)
         channel.accept_frames(Limits(BODY_BYTES, PART_BYTES))
-        old = self.pumps.pop(message.name, None)
-        if old is not None:
-            old.cancel()
+        if message.name in self.subscribers:
             self.subscribers[message.name].channel.abort()
-        subscriber = self.subscribers[message.name] = Subscriber(channel, self.incarnation, message.have, self.sends)
+            self._lose(message.name)
+        sent = self.sent.pop(message.name, ())
+        subscriber = Subscriber(channel, self.incarnation, message.have, self.sends, sent)
+        self.subscribers[message.name] = subscriber
         self.pumps[message.name] = asyncio.create_task(self._pump(subscriber))
         inbox = self._inbox(channel)
         inbox.limit_bytes = self._largest_payload()
@@ -314,6 +317,9 @@ class Synchronizer:
             missed = self._since(base)
             if missed is not None:
                 subscriber.waits_for_state = False
+                begun = subscriber.begun
+                if begun is not None and begun[0].kind == "params" and base < begun[0].version < missed[0][0].version:
+                    missed.insert(0, begun)  # newer ones come faster than connections last, perhaps
                 for made, payload in missed:
                     subscriber.offer(made, payload)
                 return
@@ -367,19 +373,16 @@ class Synchronizer:
         waiting = [x for x in self.subscribers.values() if x.waits_for_state]
         if not waiting or self.version is None or self.state_of != self.version or self.outer is None:
             return
-        before = self.last_state
-        self.last_state = (
-            m.VersionMade(self.version, "state", dict(self.merged), ends=self.ends),
-            await self._in_thread(self.outer.dense),
-        )
+        made = m.VersionMade(self.version, "state", dict(self.merged), ends=self.ends)
+        state = made, await self._in_thread(self.outer.dense)
         for subscriber in waiting:
             subscriber.waits_for_state = False
-            began, since = before, None
-            if began is not None and subscriber.have.id == subscriber.id(began[0]):
-                since = self._since(began[0].version) if began[0].version.lineage == self.lineage else None
-            if began is None or since is None:
-                began, since = self.last_state, []
-            for made, payload in (began, *since):  # the state whose sending broke off goes on, and then the changes
+            begun, since = subscriber.begun, None
+            if begun is not None and begun[0].kind == "state" and begun[0].version.lineage == self.lineage:
+                since = self._since(begun[0].version)
+            if begun is None or since is None:
+                begun, since = state, []
+            for made, payload in (begun, *since):  # the state whose sending broke off goes on, and then the changes
                 subscriber.offer(made, payload)
 
     async def _close_round(self, order: e.CloseRound) -> None:
@@ -497,8 +500,12 @@ class Synchronizer:
         self.bytes_done[1] += channel.bytes_received
         for name, subscriber in list(self.subscribers.items()):
             if subscriber.channel is channel:
-                del self.subscribers[name]
-                self.pumps.pop(name).cancel()
+                self._lose(name)
+
+    def _lose(self, name: str) -> None:
+        """This learner's connection is over."""
+        self.sent[name] = self.subscribers.pop(name).sent
+        self.pumps.pop(name).cancel()
 
 
 def main() -> None:
