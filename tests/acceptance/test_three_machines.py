@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from plesio.strategies.presets import Decoupled
 from plesio.testing.machines import Machines
 from plesio.testing.waiting import wait_for
 
@@ -18,6 +19,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "paced.py"
 PLESIO = [sys.executable, "-m", "plesio"]
 STEP_S = "0.06"
 CUT_S = 30.0
+SLACK_S = 1.0  # of a loaded machine; half of what would tell a wait for the silent one from a grace
 
 
 @pytest.fixture
@@ -33,6 +35,30 @@ def machines() -> Iterator[Machines]:
 def events(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "events.jsonl"
     return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+
+
+def waits_beyond_grace_s(story: list[dict[str, Any]], between: tuple[float, float], overlap: int) -> list[float]:
+    """Of every round closed between these times: how long after the grace of its quorum, two of three, it closed.
+
+    The grace: at most `overlap` steps of the slowest contributor, from when the quorum was in and the version before merged.
+    """
+    arrived: dict[tuple[str, int, int], dict[str, Any]] = {}
+    waits_s, merged_s = [], 0.0
+    for event in story:
+        if event["type"] == "ContributionAccepted":
+            push = event["contribution"]
+            arrived[push["contributor"], push["generation"], push["seq"]] = event
+        elif event["type"] == "VersionMerged":
+            merged_s = event["unix_s"]
+        elif event["type"] == "RoundClosed" and between[0] < event["unix_s"] < between[1]:
+            pushes = [arrived[name, generation, seq] for name, generation, seq in event["pushes"]]
+            first: dict[str, float] = {}
+            for push in pushes:
+                first.setdefault(push["contribution"]["contributor"], push["unix_s"])
+            quorum_s = max(sorted(first.values())[:2])
+            grace_s = overlap * max(push["contribution"]["step_s"] for push in pushes)
+            waits_s.append(event["unix_s"] - max(quorum_s, merged_s) - grace_s)
+    return waits_s
 
 
 @pytest.mark.network
@@ -96,4 +122,6 @@ def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp
     assert first["contribution"]["bases"][0][1] <= before, "it is work that was done while cut off"
     meanwhile = [e for e in story if e["type"] == "RoundClosed" and cut_unix_s < e["unix_s"] < healed_unix_s]
     assert len(meanwhile) > 5 and all(e["contributors"] >= 1 for e in meanwhile), "the others did not wait"
+    overlap = Decoupled().overlap
+    assert max(waits_beyond_grace_s(story, (cut_unix_s, healed_unix_s), overlap)) <= SLACK_S
     assert not [e for e in story if e["type"] == "MemberEnded" and e["reason"] != "left"]

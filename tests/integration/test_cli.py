@@ -140,7 +140,9 @@ def test_a_script_with_a_wrong_token_is_turned_away(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_run_that_resumes_but_not_with_another_model(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(GOOD.read_text())
-    words = ["run", "--name", "r", "--epochs", "400", "--start-rounds", "5", "--every", "8", str(script)]
+    hold = tmp_path / "hold"
+    hold.touch()  # not over before it is stopped
+    words = ["run", "--name", "r", "--epochs", "60", "--start-rounds", "5", "--every", "8", str(script)]
     running = subprocess.Popen(
         [*PLESIO, *words],
         cwd=tmp_path,
@@ -157,11 +159,12 @@ def test_ctrl_c_leaves_a_run_that_resumes_but_not_with_another_model(tmp_path: P
     _, said = running.communicate(timeout=30)
     assert running.returncode == 0 and "resum" in said and "Traceback" not in said, said
 
+    hold.unlink()
     script.write_text(GOOD.read_text().replace("WIDTH = 8", "WIDTH = 9"))
     assert "another model" in plesio("resume", "runs/r", cwd=tmp_path, code=2).stderr
     script.write_text(GOOD.read_text())
     summary = json.loads(plesio("resume", "--json", "runs/r", cwd=tmp_path, code=0).stdout)
-    assert summary["units"]["applied"] == 400 * 32
+    assert summary["units"]["applied"] == 60 * 32
     assert summary["units"]["lost"] == summary["units"]["duplicated"] == 0
     assert "is finished" in plesio("resume", "runs/r", cwd=tmp_path, code=2).stderr
 

@@ -17,7 +17,7 @@ from plesio.testing.waiting import free_port, wait_for
 
 PLESIO = [sys.executable, "-m", "plesio"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
-UNITS = 200 * 32
+UNITS = 40 * 32
 
 
 class Run:
@@ -27,7 +27,9 @@ class Run:
         self.folder = folder
         self.port = free_port()
         self.token = folder / "secret"
-        words = ["run", "--json", "--name", "r", "--learners", "1", "--epochs", "200", "--strategy", strategy]
+        self.hold = folder / "hold"
+        self.hold.touch()  # the run takes its time while processes start
+        words = ["run", "--json", "--name", "r", "--learners", "1", "--epochs", "40", "--strategy", strategy]
         words += ["--listen", f"127.0.0.1:{self.port}", "--token-file", str(self.token)]
         words += ["--start-rounds", "5", "--every", "8", "--slow", "learner-0=4", str(SCRIPT)]
         self.process = subprocess.Popen(
@@ -77,6 +79,7 @@ def test_a_joiner_takes_part_and_a_preempted_one_loses_nothing(run: Run) -> None
     log = (run.folder / "runs" / "joined-goes" / "logs" / "goes-0.log").read_text()
     assert "joins anew" not in log and "Traceback" not in log
 
+    run.hold.unlink()
     _, said = stays.communicate(timeout=120)
     assert stays.returncode == 0, said
     summary = run.end()
