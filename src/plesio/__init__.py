@@ -1,6 +1,7 @@
 """plesio: train and serve large models on machines that do not wait for each other.
 
-`plesio.join()` in a training script; everything else from the command line. Importing it loads no torch.
+`plesio.join()` in a training script; `plesio.connect()` for tasks; everything else from the command line. Importing it
+loads no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 from plesio.version import VERSION
 
 __version__ = VERSION
-__all__ = ["join"]
+__all__ = ["connect", "join", "task"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         import plesio.training
 
         return getattr(plesio.training, name)
+    if name in ("connect", "task", "Client", "Future"):
+        import plesio.tasks
+
+        return getattr(plesio.tasks, name)
     raise AttributeError(f"module 'plesio' has no attribute {name!r}")

@@ -58,12 +58,40 @@ class WireError(PlesioError):
     """The peer sent bytes that break the protocol."""
 
 
+class CannotSend(UserError):
+    """The value cannot travel between processes; send plain values, arrays and tensors."""
+
+
+class ValueRefused(WireError):
+    """The bytes are not an encoded value."""
+
+
+class SegmentGone(ValueRefused):
+    """The shared segment that holds a part of the value was dropped; compute the value again."""
+
+
 class StoreError(PlesioError):
     """The journal cannot be written; see whether the disk is full or read-only."""
 
 
 class Fenced(StoreError):
     """Another coordinator leads: this one's epoch is older, so its write was refused."""
+
+
+class TaskFailed(PlesioError):
+    """A task failed for good. kind: a word for how, see core/pool/outcome.py."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+
+
+class TaskCancelled(TaskFailed):
+    """The task was cancelled."""
+
+
+class QueueFull(PlesioError):
+    """The queue takes no more tasks for now."""
 
 
 class InternalError(PlesioError):

@@ -31,6 +31,18 @@ STORES: dict[str, str] = {
     "sqlite": "plesio.stores.sqlite:SqliteStore",
 }
 
+ORDERS: dict[str, str] = {
+    "fifo": "plesio.policies.fifo:Fifo",
+    "priority": "plesio.policies.priority:Priority",
+    "aging": "plesio.policies.aging:Aging",
+}
+
+PLACEMENTS: dict[str, str] = {
+    "least-loaded": "plesio.policies.least_loaded:LeastLoaded",
+    "power-of-two": "plesio.policies.power_of_two:PowerOfTwo",
+    "rate-aware": "plesio.policies.rate_aware:RateAware",
+}
+
 LAUNCHERS: dict[str, str] = {
     "local": "plesio.launchers.local:LocalLauncher",
 }

@@ -14,6 +14,7 @@ import pytest
 
 from plesio.errors import PortInUse, ProtocolRefused, TokenRefused, WireError
 from plesio.wire import channel as wire
+from plesio.wire import greeting
 from plesio.wire.channel import Channel, connect
 from plesio.wire.frames import HEADER, header
 from plesio.wire.server import Server, serve
@@ -112,9 +113,9 @@ def test_ten_thousand_messages_are_echoed_in_order_and_both_sides_count_the_same
             assert [body for body, _ in it.got] == [body for body, _ in it.answers] == sent
             [served] = it.channels
             assert (client.bytes_sent, client.bytes_received) == (served.bytes_received, served.bytes_sent)
-            said = wire.Greeting(wire.PROTOCOL_VERSION, TOKEN, "learner", "control")
-            greeting = msgspec.msgpack.encode(said)
-            assert client.bytes_sent == sum(12 + len(body) for body in [greeting, *sent])
+            said = greeting.Greeting(greeting.PROTOCOL_VERSION, TOKEN, "learner", "control")
+            hello = msgspec.msgpack.encode(said)
+            assert client.bytes_sent == sum(12 + len(body) for body in [hello, *sent])
             assert (served.role, served.kind) == ("learner", "control")
             client.close()
 
@@ -310,8 +311,8 @@ def test_a_newer_peer_that_speaks_our_version_too_is_taken() -> None:
     async def main() -> None:
         async with house() as it:
             reader, writer = await it.stranger()
-            now = wire.PROTOCOL_VERSION
-            body = msgspec.msgpack.encode(wire.Greeting(now + 2, TOKEN, "learner", "control", oldest=now))
+            now = greeting.PROTOCOL_VERSION
+            body = msgspec.msgpack.encode(greeting.Greeting(now + 2, TOKEN, "learner", "control", oldest=now))
             writer.write(header(len(body), 0) + body)
             size = HEADER.unpack(await soon(reader.readexactly(HEADER.size)))[0]
             answer = msgspec.msgpack.decode(await soon(reader.readexactly(size)))
@@ -322,12 +323,12 @@ def test_a_newer_peer_that_speaks_our_version_too_is_taken() -> None:
 
 
 def test_the_newest_version_that_both_speak_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PROTOCOL_VERSION", 5)
-    monkeypatch.setattr(wire, "OLDEST_VERSION", 3)
-    assert [wire.agree(*peer) for peer in ((9, 2), (4, 1), (3, 3), (5, 0))] == [5, 4, 3, 5]
+    monkeypatch.setattr(greeting, "PROTOCOL_VERSION", 5)
+    monkeypatch.setattr(greeting, "OLDEST_VERSION", 3)
+    assert [greeting.agree(*peer) for peer in ((9, 2), (4, 1), (3, 3), (5, 0))] == [5, 4, 3, 5]
     for peer in ((9, 6), (9, 0), (2, 1), (0, 0), (-1, 9)):
         with pytest.raises(ProtocolRefused, match="is not 3 to 5"):
-            wire.agree(*peer)
+            greeting.agree(*peer)
 
 
 @pytest.mark.parametrize(

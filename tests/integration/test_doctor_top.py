@@ -25,6 +25,7 @@ from plesio.runtime.viewer import Target
 from plesio.testing.waiting import free_port, wait_for
 from plesio.version import VERSION
 from plesio.wire import channel as wire
+from plesio.wire import greeting
 from plesio.wire import messages as m
 from plesio.wire.frames import header
 from plesio.wire.server import serve
@@ -213,7 +214,7 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def answer_of_another_protocol() -> bytes:
-    body = msgspec.msgpack.encode(wire.Answer(False, "protocol version 1 is not 2; install it", wrong_version=True))
+    body = msgspec.msgpack.encode(greeting.Answer(False, "protocol version 1 is not 2; install it", wrong_version=True))
     return header(len(body), 0) + body
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plesio.errors import WireError
 from plesio.testing import fuzz
 from plesio.wire import messages as m
-from plesio.wire.channel import read_greeting
+from plesio.wire.greeting import read_greeting
 
 NESTED = 100_000
 

@@ -1,7 +1,8 @@
 """The task book: every task's state, moved through one transition table. Pure.
 
 Training units are tasks with kind "unit"; they are materialised when first leased, and folded into counts
-when they end, so a million units cost what is under way. The ledger (ledger.py) says when they move.
+when they end, so a million units cost what is under way. The ledger (ledger.py) says when they move. Calls of
+functions are tasks, too: pool/book.py keeps them, by the same table.
 """
 
 from __future__ import annotations
@@ -16,26 +17,41 @@ from plesio.errors import InternalError
 class TaskState(StrEnum):
     """Where a task is."""
 
+    WAITING = "waiting"  # for other tasks to end
     READY = "ready"  # nobody holds it
     LEASED = "leased"  # a worker holds it
     HELD = "held"  # its result has arrived and is not aggregated yet
     MERGED = "merged"  # aggregated into a provisional version
-    DONE = "done"  # its effect is committed: applied
+    DONE = "done"  # its effect is committed: applied; of a call: its result is recorded
     PARTIAL = "partial"  # some of its effect is committed and its worker is gone: never re-issued
+    DEAD = "dead"  # it failed for good
+    CANCELLED = "cancelled"  # nobody wants it any more
 
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.READY: frozenset({TaskState.LEASED}),
-    TaskState.LEASED: frozenset({TaskState.HELD, TaskState.MERGED, TaskState.READY, TaskState.PARTIAL}),
+    TaskState.WAITING: frozenset({TaskState.READY, TaskState.DONE, TaskState.DEAD, TaskState.CANCELLED}),
+    TaskState.READY: frozenset({TaskState.LEASED, TaskState.DONE, TaskState.DEAD, TaskState.CANCELLED}),
+    TaskState.LEASED: frozenset(
+        {TaskState.HELD, TaskState.MERGED, TaskState.READY, TaskState.PARTIAL}
+        | {TaskState.DONE, TaskState.DEAD, TaskState.CANCELLED}
+    ),
     TaskState.HELD: frozenset({TaskState.MERGED, TaskState.READY, TaskState.LEASED, TaskState.PARTIAL}),
     TaskState.MERGED: frozenset({TaskState.DONE, TaskState.READY, TaskState.LEASED, TaskState.PARTIAL}),
     TaskState.DONE: frozenset(),
     TaskState.PARTIAL: frozenset(),
+    TaskState.DEAD: frozenset({TaskState.READY}),
+    TaskState.CANCELLED: frozenset(),
 }
 
 
+def check_move(id: object, state: TaskState, to: TaskState) -> None:
+    """Raises InternalError when a task cannot go there."""
+    if to not in TRANSITIONS[state]:
+        raise InternalError(f"task {id} cannot go from {state} to {to}")
+
+
 class Task(msgspec.Struct, array_like=True):
-    """One task. Owned and changed by the TaskBook alone. id of a unit: (data epoch, index)."""
+    """One unit. Owned and changed by the TaskBook alone. id: (data epoch, index)."""
 
     id: tuple[int, int]
     kind: str = "unit"
@@ -75,8 +91,7 @@ class TaskBook(msgspec.Struct):
 
     def move(self, task: Task, to: TaskState) -> None:
         """The only way a state changes."""
-        if to not in TRANSITIONS[task.state]:
-            raise InternalError(f"task {task.id} cannot go from {task.state} to {to}")
+        check_move(task.id, task.state, to)
         task.state = to
         if to is TaskState.READY:
             task.owner, task.generation, task.seq, task.touched, task.version, task.incomplete = "", 0, 0, 0, 0, False

@@ -1,0 +1,1 @@
+"""Which task is next, and which worker gets it. Pure; one file each, contracts in base.py."""

@@ -24,13 +24,14 @@ from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import stimuli as s
 from plesio.core.spec import RunSpec
+from plesio.core.state import Durable
 from plesio.core.turn import State
 from plesio.errors import PlesioError, WireError
 from plesio.launchers.base import inherited_socket
 from plesio.reporting.eventlog import EventLog
 from plesio.reporting.samples import SampleLog
 from plesio.reporting.spans import SpanLog
-from plesio.runtime.journal import Journal
+from plesio.runtime.journal import RUN, Journal
 from plesio.runtime.seats import Bound
 from plesio.runtime.status import StatusBoard
 from plesio.stores.sqlite import SqliteStore
@@ -71,7 +72,7 @@ class Coordinator:
         self.channels: set[wire.Channel] = set()
         self.synchronizer_at: m.SynchronizerAt | None = None
         self.inbox: asyncio.Queue[s.Stimulus] = asyncio.Queue(maxsize=100_000)
-        self.journal: Journal | None = None
+        self.journal: Journal[f.Fact, Durable] | None = None
         self.events = EventLog(run_dir)
         self.samples = SampleLog(run_dir)
         self.spans = SpanLog(run_dir)
@@ -81,7 +82,7 @@ class Coordinator:
         """Recovers, serves, and returns when told to stop."""
         store = SqliteStore(self.run_dir / "journal.db")
         await store.open()
-        self.journal = Journal(store, await store.elect(f"pid-{os.getpid()}", 0.0, time.time()))
+        self.journal = Journal(store, await store.elect(f"pid-{os.getpid()}", 0.0, time.time()), RUN)
         self.state.durable, batches = await self.journal.load()
         self._open_logs(batches, self.journal.seq)
         effects = core.recover(self.state, self.clock.now_s())

@@ -14,6 +14,7 @@ from plesio.errors import AccessRefused, UserError, WireError
 from plesio.runtime.peer import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.greeting import AUTH_DEADLINE_S
 from plesio.wire.tls import Tls
 
 REACH_S = 5.0
@@ -28,7 +29,7 @@ async def connect(
     made = wire.connect(
         target.host, target.port, target.token, "viewer", kind, on_message, on_close, target.tls
     )  # fmt: skip
-    return await asyncio.wait_for(made, CONNECT_S + wire.AUTH_DEADLINE_S)
+    return await asyncio.wait_for(made, CONNECT_S + AUTH_DEADLINE_S)
 
 
 class Target(msgspec.Struct, frozen=True):

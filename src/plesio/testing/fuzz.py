@@ -20,8 +20,8 @@ import msgspec
 from plesio.core import ledger
 from plesio.errors import InternalError, ProtocolRefused, WireError
 from plesio.wire import messages as m
-from plesio.wire.channel import PROTOCOL_VERSION, Greeting, read_greeting
 from plesio.wire.frames import BEFORE_AUTH, HEADER, INBOX_BYTES, Inbox, Limits, header
+from plesio.wire.greeting import PROTOCOL_VERSION, Greeting, read_greeting
 from plesio.wire.parts import Assembler
 
 LIMITS = (BEFORE_AUTH, Limits(1 << 12, 1 << 12), Limits(1 << 16, 1 << 20), Limits(1 << 18, 0))

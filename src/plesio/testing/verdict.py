@@ -16,7 +16,7 @@ from plesio.core.state import Durable
 from plesio.errors import PlesioError
 from plesio.reporting.events import Event, fact_of, read_events
 from plesio.reporting.summary import summarise
-from plesio.runtime.journal import Journal
+from plesio.runtime.journal import RUN, Journal
 from plesio.runtime.outerstate import digest
 from plesio.sim.check import Reference
 from plesio.stores.sqlite import SqliteStore
@@ -75,7 +75,7 @@ async def _folded(run_dir: Path) -> Durable:
     store = SqliteStore(run_dir / "journal.db")
     await store.open()
     try:
-        return (await Journal(store, 0).load())[0]
+        return (await Journal(store, 0, RUN).load())[0]
     finally:
         await store.close()
 

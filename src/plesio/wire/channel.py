@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -15,74 +14,30 @@ from typing import Any
 
 import msgspec
 
-from plesio.errors import ProtocolRefused, TlsRefused, TokenRefused, WireError
+from plesio.errors import TlsRefused, WireError
 from plesio.wire.door import Guest
 from plesio.wire.frames import BEFORE_AUTH, Inbox, Limits, header
+from plesio.wire.greeting import (
+    AUTH_DEADLINE_S,
+    CONNECT_S,
+    PROTOCOL_VERSION,
+    Answer,
+    Greeting,
+    refusal,
+    set_options,
+)
 from plesio.wire.tls import Tls, explain
 
-PROTOCOL_VERSION = 1
-OLDEST_VERSION = 1  # that we speak too
-KINDS = ("control", "bulk", "beat")
 SLICE_BYTES = 1 << 20
 WAITING_BYTES = 64 << 10  # outside the kernel, while a bulk frame waits for room in it
 QUEUE_BYTES = 64 << 20
 READ_BYTES = 1 << 24  # at once: OpenSSL counts in a C int
 DREGS_BYTES = 1 << 16
-AUTH_DEADLINE_S = 5.0
 CLOSE_S = 2.0
-CONNECT_S = 5.0
-DEAD_S = 15.0
 
 Buffer = bytes | bytearray | memoryview
 OnMessage = Callable[["Channel", bytes, "memoryview | None"], None]
 OnClose = Callable[["Channel", "Exception | None"], None]
-
-
-class Greeting(msgspec.Struct, frozen=True):
-    """The first frame of the connecting side, which speaks the protocol's versions from `oldest` to `v`."""
-
-    v: int
-    token: str
-    role: str
-    kind: str
-    oldest: int = OLDEST_VERSION
-
-
-class GreetingVersion(msgspec.Struct, frozen=True):
-    """What a greeting of every protocol version has. oldest: 0: `v` only."""
-
-    v: int
-    oldest: int = 0
-
-
-def agree(newest: int, oldest: int) -> int:
-    """The newest protocol version that such a peer and we speak. Raises ProtocolRefused."""
-    version = min(newest, PROTOCOL_VERSION)
-    if version >= max(oldest or newest, OLDEST_VERSION):
-        return version
-    ours = f"{OLDEST_VERSION} to {PROTOCOL_VERSION}" if OLDEST_VERSION < PROTOCOL_VERSION else f"{PROTOCOL_VERSION}"
-    raise ProtocolRefused(f"protocol version {newest} is not {ours}; install the same plesio everywhere")
-
-
-def read_greeting(body: bytes) -> Greeting:
-    """Raises ProtocolRefused or WireError, with what to tell the peer."""
-    try:
-        versions = msgspec.msgpack.decode(body, type=GreetingVersion)
-        agree(versions.v, versions.oldest)
-        return msgspec.msgpack.decode(body, type=Greeting)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError("the first frame is not a greeting") from error
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The first frame of the serving side. v: the protocol version that both speak from now on."""
-
-    ok: bool
-    error: str = ""
-    wrong_token: bool = False
-    wants_tls: bool = False
-    wrong_version: bool = False
-    v: int = PROTOCOL_VERSION
 
 
 class Channel(Guest):
@@ -124,7 +79,7 @@ class Channel(Guest):
         self._transport = transport
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            _set_options(sock)
+            set_options(sock)
             if transport.get_extra_info("sslcontext") is None and hasattr(os, "writev"):
                 self._direct_fd = sock.fileno()
         name = transport.get_extra_info("peername")
@@ -352,11 +307,7 @@ async def connect(
         raise
     if not answer.ok:
         channel.abort()
-        if answer.wants_tls:
-            raise TlsRefused(f"{host}:{port}: {answer.error}")
-        if answer.wrong_version:
-            raise ProtocolRefused(f"{host}:{port}: {answer.error}")
-        raise TokenRefused(answer.error) if answer.wrong_token else WireError(answer.error)
+        raise refusal(answer, f"{host}:{port}")
     return channel
 
 
@@ -378,13 +329,3 @@ async def _open(host: str, port: int, make: Callable[[], Channel], tls: Tls | No
             channel.abort()
             raise TlsRefused(f"{host}:{port}: {error}") from error
         return channel
-
-
-def _set_options(sock: Any) -> None:
-    """No delay; and a peer that a cut cable took away is noticed within DEAD_S, also when nothing is being sent."""
-    options = {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": int(1000 * DEAD_S)}
-    options |= {"TCP_KEEPIDLE": int(DEAD_S / 3), "TCP_KEEPINTVL": int(DEAD_S / 3), "TCP_KEEPCNT": 2}
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in options.items():
-        if hasattr(socket, name):  # not every system has them all
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

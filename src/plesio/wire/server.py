@@ -11,20 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from plesio.errors import PortInUse, ProtocolRefused, UserError, WireError
-from plesio.wire.channel import (
-    AUTH_DEADLINE_S,
-    CLOSE_S,
-    KINDS,
-    Answer,
-    Channel,
-    Greeting,
-    OnClose,
-    OnMessage,
-    agree,
-    read_greeting,
-)
+from plesio.wire.channel import CLOSE_S, Channel, OnClose, OnMessage
 from plesio.wire.door import Door, Guest
 from plesio.wire.frames import BEFORE_AUTH, Limits
+from plesio.wire.greeting import AUTH_DEADLINE_S, KINDS, Answer, Greeting, agree, read_greeting
 from plesio.wire.tls import Tls
 
 MAX_SILENT = 256  # connections that have said nothing: far fewer than a process may open files

@@ -1,0 +1,90 @@
+"""Effects of a pool: what the driver is to do, in the imperative. Each may be done again without harm."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Effect(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """An order to the driver."""
+
+
+class Welcome(Effect, frozen=True):
+    """To a client: your number, and how many of your tasks are known already."""
+
+    session: str
+    client: int
+    known: int
+
+
+class Accept(Effect, frozen=True):
+    """To a client: `count` of your tasks, from number `first` on, are durable."""
+
+    session: str
+    first: int
+    count: int
+
+
+class Decline(Effect, frozen=True):
+    """To a client: `count` of your tasks, from number `first` on, are not taken. retry_s: try again then; 0: never."""
+
+    session: str
+    first: int
+    count: int
+    reason: str
+    retry_s: float = 0.0
+
+
+class Tell(Effect, frozen=True):
+    """To a client: these tasks ended well, with these results."""
+
+    session: str
+    ids: tuple[int, ...]
+    results: tuple[bytes, ...]
+
+
+class TellFailure(Effect, frozen=True):
+    """To a client: this task ended otherwise. kind: see outcome.py."""
+
+    session: str
+    id: int
+    kind: str
+    message: str
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """Tasks of one function. inputs: of each task, the results that its arguments refer to, as (id, result)."""
+
+    fn: str
+    timeout_s: float
+    ids: tuple[int, ...]
+    args: tuple[bytes, ...]
+    inputs: tuple[tuple[tuple[int, bytes], ...], ...] = ()
+
+
+class Run(Effect, frozen=True):
+    """To a slot: run these, in order."""
+
+    slot: str
+    orders: tuple[Order, ...]
+
+
+class Revoke(Effect, frozen=True):
+    """To a slot: give back those of these that you have not begun."""
+
+    slot: str
+    ids: tuple[int, ...]
+
+
+class StopTask(Effect, frozen=True):
+    """To a slot's node: end this task if the slot is at it."""
+
+    node: str
+    slot: str
+    incarnation: str
+    id: int
+
+
+AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Run | Revoke | StopTask
+TO_CLIENT = (Welcome, Accept, Decline, Tell, TellFailure)
+TO_SLOT = (Run, Revoke)

@@ -1,0 +1,139 @@
+"""Facts of a pool: what happened, in the past tense. They alone are journaled, and the state is their fold.
+
+Most speak of many tasks at once: what reached the coordinator together is decided and written together.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from plesio.core.facts import LeaderElected, PeerRefused
+from plesio.core.pool.recipe import QueueSettings, Recipe
+
+
+class Fact(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Something that happened and will stay true."""
+
+
+class ClientJoined(Fact, frozen=True):
+    """A client submits under this number from now on. session: what proves, on another connection, that it is this one."""
+
+    client: int
+    session: str
+
+
+class TasksSubmitted(Fact, frozen=True):
+    """A client's tasks number `first`, first + 1, ... exist, one for each of `args`. They may begin at `due_s`."""
+
+    client: int
+    first: int
+    recipe: Recipe
+    args: tuple[bytes, ...]
+    at_s: float
+    due_s: float = 0.0
+    key: str = ""  # of one task: the same key is the same task
+    needs: tuple[int, ...] = ()  # ids of the tasks that must have ended well before these begin
+
+
+class TasksLeased(Fact, frozen=True):
+    """A slot has these tasks, in this order."""
+
+    slot: str
+    ids: tuple[int, ...]
+
+
+class TasksDone(Fact, frozen=True):
+    """A slot's results: of each task the first, and the only one that counts."""
+
+    slot: str
+    ids: tuple[int, ...]
+    results: tuple[bytes, ...]
+    at_s: float
+
+
+class TasksReturned(Fact, frozen=True):
+    """They wait again where they were; it was not their fault. reason: 'lost', 'given back', 'unfit'.
+
+    suspect: the one of them that was probably running when its worker was lost; 0: none.
+    """
+
+    slot: str
+    ids: tuple[int, ...]
+    reason: str
+    suspect: int = 0
+
+
+class AttemptFailed(Fact, frozen=True):
+    """A task failed and will be tried again at `due_s`. kind: see outcome.py."""
+
+    id: int
+    slot: str
+    kind: str
+    message: str
+    due_s: float
+
+
+class TaskDied(Fact, frozen=True):
+    """A task failed for good: it is a dead letter. kind: see outcome.py."""
+
+    id: int
+    slot: str
+    kind: str
+    message: str
+    at_s: float
+
+
+class TasksCancelled(Fact, frozen=True):
+    """Nobody wants them any more."""
+
+    ids: tuple[int, ...]
+    at_s: float
+
+
+class TaskRevived(Fact, frozen=True):
+    """A dead letter was given another chance."""
+
+    id: int
+    at_s: float
+
+
+class TasksForgotten(Fact, frozen=True):
+    """They ended, and their results are not kept any longer."""
+
+    ids: tuple[int, ...]
+
+
+class SlotJoined(Fact, frozen=True):
+    """A place where one task runs at a time. incarnation names its process; tags: what it offers, as (tag, amount)."""
+
+    slot: str
+    node: str
+    incarnation: str
+    tags: tuple[tuple[str, float], ...]
+
+
+class SlotEnded(Fact, frozen=True):
+    """Its process is gone, or silent. What it held is told by other facts."""
+
+    slot: str
+    incarnation: str
+    reason: str
+
+
+class QueueSet(Fact, frozen=True):
+    """A queue exists with these settings."""
+
+    name: str
+    settings: QueueSettings
+
+
+class QueueRemoved(Fact, frozen=True):
+    """A queue is gone; it was empty."""
+
+    name: str
+
+
+AnyFact = (
+    LeaderElected | ClientJoined | TasksSubmitted | TasksLeased | TasksDone | TasksReturned | AttemptFailed | TaskDied
+    | TasksCancelled | TaskRevived | TasksForgotten | SlotJoined | SlotEnded | QueueSet | QueueRemoved | PeerRefused
+)  # fmt: skip

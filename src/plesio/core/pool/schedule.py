@@ -1,0 +1,164 @@
+"""Which tasks go to which slots now. Pure.
+
+A slot gets its next tasks before it asks for them, as far as they are known to be short: about WINDOW_S of work, so
+that it never waits for us, and a long task never waits behind another one.
+"""
+
+from __future__ import annotations
+
+from plesio.core.pool import effects as e
+from plesio.core.pool import facts as f
+from plesio.core.pool.book import Call, Lane
+from plesio.core.pool.turn import Bucket, Seat, Turn
+from plesio.core.taskbook import TaskState
+
+WINDOW_S = 0.004  # work that a slot has in front of it
+WINDOW = 128  # ... in tasks at most
+BURST = 4096  # tasks dealt in one turn at most, so that messages are read in between
+STUCK_S = 0.05  # a slot without progress for so long has its other tasks taken back
+STRAGGLER = 3.0  # a task this many times slower than usual, and
+STRAGGLER_S = 0.5  # ... by at least so much, gets a second copy
+
+
+def schedule(turn: Turn) -> None:
+    """Deals what may begin to slots with room."""
+    turn.book.wake(turn.now_s)
+    seats = [seat for seat in turn.volatile.seats.values() if not seat.leaving and len(seat.tasks) < WINDOW]
+    lanes = [lane for lane in list(turn.book.lanes.values()) if len(lane) and _may_begin(turn, lane)]
+    dealt = 0
+    while lanes and seats and dealt < BURST:
+        lanes.sort(key=lambda lane: _rank(turn, lane))
+        lane = lanes[0]
+        given = _deal(turn, lane, seats, _rank(turn, lanes[1]) if len(lanes) > 1 else None)
+        dealt += given
+        if not given or lane.head() is None or not _may_begin(turn, lane):
+            lanes.pop(0)
+
+
+def _may_begin(turn: Turn, lane: Lane) -> bool:
+    head = lane.head()
+    if head is None:
+        if not len(lane):
+            turn.book.lanes.pop((lane.queue, lane.priority, lane.requires), None)
+        return False
+    settings = turn.book.queues[lane.queue].settings
+    return not settings.paused and _allowed(turn, lane.queue, settings.rate_per_s) > 0
+
+
+def _allowed(turn: Turn, queue: str, rate_per_s: float) -> int:
+    """How many of its tasks may begin now, by its rate."""
+    if rate_per_s <= 0:
+        return WINDOW
+    most = max(1.0, rate_per_s * 0.1)
+    bucket = turn.volatile.buckets.setdefault(queue, Bucket(1.0, turn.now_s))
+    bucket.tokens = min(most, bucket.tokens + (turn.now_s - bucket.at_s) * rate_per_s)
+    bucket.at_s = turn.now_s
+    return int(bucket.tokens)
+
+
+def _rank(turn: Turn, lane: Lane) -> tuple[float, int]:
+    head = lane.head()
+    assert head is not None
+    return turn.policies.order.rank(lane.priority, head.at_s), head.order
+
+
+def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | None) -> int:
+    """Gives the lane's next tasks to one slot: as many as have room there, but not all to one of several. How many."""
+    head = lane.head()
+    assert head is not None
+    cost_s = _cost_s(turn, head.recipe.fn)
+    able = [seat for seat in seats if _fits(turn, seat, lane, head) and _has_room(seat, cost_s)]
+    if not able:
+        return 0
+    turn.volatile.choices += 1
+    seat = able[turn.policies.placement.choose(able, cost_s or 0.0, turn.volatile.choices)]
+    share = max(1, len(lane) // (2 * len(able)))
+    rate_per_s = turn.book.queues[lane.queue].settings.rate_per_s
+    most = min(share, _allowed(turn, lane.queue, rate_per_s))
+    calls: list[Call] = []
+    recipe = head.recipe
+    if not seat.tasks:
+        seat.progress_s = turn.now_s
+    while len(calls) < most and _has_room(seat, cost_s):
+        call = lane.head()
+        if call is None or call.recipe is not recipe:
+            break
+        if until is not None and calls and (turn.policies.order.rank(lane.priority, call.at_s), call.order) > until:
+            break
+        lane.take()
+        calls.append(call)
+        seat.tasks[call.id] = cost_s or 0.0
+        seat.backlog_s += cost_s or 0.0
+    turn.emit(f.TasksLeased(seat.name, tuple([call.id for call in calls])))
+    turn.runs.setdefault(seat.name, []).extend(calls)
+    if rate_per_s > 0:
+        turn.volatile.buckets[lane.queue].tokens -= len(calls)
+    return len(calls)
+
+
+def _cost_s(turn: Turn, fn: str) -> float | None:
+    """Seconds that a slot is taken by one call; None: not known yet. Concurrent ones share it."""
+    return 0.0 if fn in turn.volatile.concurrent else turn.volatile.costs_s.get(fn)
+
+
+def _fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
+    """Does the slot offer what the lane requires, and the function?"""
+    if any(seat.tags.get(tag, 0.0) < amount for tag, amount in lane.requires):
+        return False
+    return not turn.volatile.unfit or (seat.node, head.recipe.fn) not in turn.volatile.unfit
+
+
+def _has_room(seat: Seat, cost_s: float | None) -> bool:
+    """An idle slot always has; another one for what is known to be short."""
+    if not seat.tasks:
+        return True
+    return cost_s is not None and len(seat.tasks) < WINDOW and seat.backlog_s + cost_s <= WINDOW_S
+
+
+def rebalance(turn: Turn) -> None:
+    """Work stealing: what waits behind a task that takes long is taken back, and dealt again."""
+    for seat in turn.volatile.seats.values():
+        if len(seat.tasks) > 1 and turn.now_s - seat.progress_s > STUCK_S:
+            leases = turn.book.leases.get(seat.name, {})
+            first = turn.book.calls.get(next(iter(seat.tasks)))
+            if first is not None and first.recipe.fn in turn.volatile.concurrent:
+                continue  # it has begun them all
+            ids = tuple(id for id in list(seat.tasks)[1:] if id in leases)
+            for id in list(seat.tasks)[1:]:
+                seat.drop(id)
+            if ids:
+                turn.order(e.Revoke(seat.name, ids))
+                turn.emit(f.TasksReturned(seat.name, ids, "taken back"))
+
+
+def speculate(turn: Turn) -> None:
+    """A straggler's second copy runs on an idle slot, on a tenth of the slots at most. The first result counts.
+
+    Source: LATE, Zaharia 2008.
+    """
+    seats, copies = turn.volatile.seats, turn.volatile.copies
+    room = int(len(seats) * turn.policies.speculate) - len(copies)
+    idle = [seat for seat in seats.values() if not seat.tasks and not seat.leaving]
+    if room <= 0 or not idle:
+        return
+    late = []
+    for seat in seats.values():
+        id = next(iter(seat.tasks), 0)
+        call = turn.book.calls.get(id)
+        if call is None or call.state is not TaskState.LEASED or call.owner != seat.name or id in copies:
+            continue
+        usual_s = turn.volatile.costs_s.get(call.recipe.fn)
+        spent_s = turn.now_s - seat.progress_s
+        if usual_s is not None and spent_s > max(STRAGGLER * usual_s, usual_s + STRAGGLER_S):
+            late.append((spent_s, call))
+    for _, call in sorted(late, key=lambda x: -x[0])[:room]:
+        lane = turn.book.lane(call.recipe)
+        able = [seat for seat in idle if seat.node != "" and _fits(turn, seat, lane, call)]
+        if not able:
+            continue
+        seat = max(able, key=lambda seat: seat.speed)
+        idle.remove(seat)
+        copies[call.id] = seat.name
+        seat.tasks[call.id] = turn.volatile.costs_s[call.recipe.fn]
+        seat.progress_s = turn.now_s
+        turn.runs.setdefault(seat.name, []).append(call)

@@ -1,0 +1,246 @@
+"""The durable part of a pool's state: the fold of its facts. `apply` alone changes it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from plesio.core.facts import LeaderElected
+from plesio.core.pool import facts as f
+from plesio.core.pool.book import Book, Call
+from plesio.core.pool.outcome import BY_CRASHES
+from plesio.core.pool.recipe import QueueSettings, Recipe, task_id
+from plesio.core.taskbook import TaskState
+
+CLIENTS_KEPT = 1024  # clients that are remembered; one that comes back later gets another number
+
+
+class Client(msgspec.Struct):
+    """Who submits. known: its highest task number that exists; holes: (start, stop) of lower ones that do not."""
+
+    number: int
+    session: str
+    known: int = 0
+    holes: list[tuple[int, int]] = []
+
+    def knows(self, n: int) -> bool:
+        """Was its n-th task submitted?"""
+        return n <= self.known and not any(start <= n < stop for start, stop in self.holes)
+
+    def note(self, first: int, stop: int) -> None:
+        """Its tasks first .. stop - 1 are submitted."""
+        if first > self.known + 1:
+            self.holes.append((self.known + 1, first))
+        elif first <= self.known:
+            split = ((a, b, max(a, first), min(b, stop)) for a, b in self.holes)
+            parts = ([(a, b)] if low >= high else [(a, low), (high, b)] for a, b, low, high in split)
+            self.holes = [(a, b) for part in parts for a, b in part if a < b]
+        self.known = max(self.known, stop - 1)
+
+
+class Slot(msgspec.Struct):
+    """A place where one task runs at a time."""
+
+    name: str
+    node: str
+    incarnation: str
+    tags: tuple[tuple[str, float], ...]
+
+
+class Durable:
+    """The fold of all facts. Changed by `apply` alone."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.facts = 0
+        self.latest_s = 0.0  # of the pool's clock, as far as facts tell
+        self.newest_client = 0
+        self.clients: dict[str, Client] = {}  # by session
+        self.sessions: dict[int, str] = {}  # by number
+        self.slots: dict[str, Slot] = {}
+        self.book = Book()
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """A Durable as it is written down."""
+
+    epoch: int
+    facts: int
+    latest_s: float
+    newest_client: int
+    clients: list[Client]
+    slots: list[Slot]
+    queues: dict[str, QueueSettings]
+    order: int
+    counts: dict[TaskState, int]
+    recipes: list[Recipe]
+    calls: list[tuple[Any, ...]]  # as Call's fields, the recipe by its number
+
+
+def freeze(state: Durable) -> Kept:
+    """All of it, as plain records."""
+    book = state.book
+    used: dict[Recipe, int] = {}
+    for call in book.calls.values():
+        used.setdefault(call.recipe, len(used))
+    calls = [
+        (c.id, used[c.recipe], c.args, c.order, c.at_s, c.due_s, c.needs, c.key, c.state, c.owner, c.attempts, c.crashes,
+         c.losses, c.unmet, c.result, c.kind, c.message, c.ended_s)
+        for c in book.calls.values()
+    ]  # fmt: skip
+    queues = {name: queue.settings for name, queue in book.queues.items()}
+    clients, slots = list(state.clients.values()), list(state.slots.values())
+    return Kept(
+        state.epoch, state.facts, state.latest_s, state.newest_client, clients, slots, queues, book.order, book.counts,
+        list(used), calls,
+    )  # fmt: skip
+
+
+def thaw(kept: Kept) -> Durable:
+    """The Durable that `freeze` wrote so."""
+    state = Durable()
+    state.epoch, state.facts, state.latest_s, state.newest_client = (
+        kept.epoch, kept.facts, kept.latest_s, kept.newest_client,
+    )  # fmt: skip
+    state.clients = {client.session: client for client in kept.clients}
+    state.sessions = {client.number: client.session for client in kept.clients}
+    state.slots = {slot.name: slot for slot in kept.slots}
+    book = state.book
+    book.order, book.counts = kept.order, dict.fromkeys(TaskState, 0) | kept.counts
+    for name, settings in kept.queues.items():
+        book.queue(name).settings = settings
+    recipes = [book.shared(recipe) for recipe in kept.recipes]
+    states = {state.value: state for state in TaskState}
+    for id, recipe, args, order, at_s, due_s, needs, key, at, owner, *rest in kept.calls:
+        book.add(Call(id, recipes[recipe], args, order, at_s, due_s, tuple(needs), key, states[at], owner, *rest))
+    return state
+
+
+def apply(state: Durable, fact: f.AnyFact) -> None:
+    """Folds one fact into the state. The only function that changes it."""
+    state.facts += 1
+    handler: Callable[[Durable, Any], None] | None = _APPLY.get(type(fact))
+    if handler is not None:
+        handler(state, fact)
+
+
+def _leader_elected(state: Durable, fact: LeaderElected) -> None:
+    state.epoch = fact.epoch
+
+
+def _client_joined(state: Durable, fact: f.ClientJoined) -> None:
+    state.newest_client = max(state.newest_client, fact.client)
+    state.clients[fact.session] = Client(fact.client, fact.session)
+    state.sessions[fact.client] = fact.session
+    if len(state.clients) > CLIENTS_KEPT:
+        oldest = min(state.clients.values(), key=lambda client: client.number)
+        del state.clients[oldest.session], state.sessions[oldest.number]
+
+
+def _tasks_submitted(state: Durable, fact: f.TasksSubmitted) -> None:
+    book, first, args = state.book, fact.first, fact.args
+    state.latest_s = max(state.latest_s, fact.at_s)
+    session = state.sessions.get(fact.client)
+    if session is not None:
+        state.clients[session].note(first, first + len(args))
+    recipe = book.shared(fact.recipe)
+    unmet = sum(need in book.calls and book.calls[need].state is not TaskState.DONE for need in fact.needs)
+    at = TaskState.WAITING if unmet else TaskState.READY
+    order, id = book.order, task_id(fact.client, first)
+    for data in args:
+        order += 1
+        book.add(Call(id, recipe, data, order, fact.at_s, fact.due_s, fact.needs, fact.key, at, unmet=unmet))
+        id += 1
+    book.order = order
+
+
+def _tasks_leased(state: Durable, fact: f.TasksLeased) -> None:
+    book = state.book
+    for id in fact.ids:
+        book.lease(book.calls[id], fact.slot)
+
+
+def _tasks_done(state: Durable, fact: f.TasksDone) -> None:
+    book, at_s = state.book, fact.at_s
+    state.latest_s = max(state.latest_s, at_s)
+    for id, result in zip(fact.ids, fact.results, strict=True):
+        call = book.calls[id]
+        call.result, call.args = result, b""
+        book.end(call, TaskState.DONE, at_s)
+
+
+def _tasks_returned(state: Durable, fact: f.TasksReturned) -> None:
+    for id in fact.ids:
+        state.book.give_back(state.book.calls[id])
+    if fact.suspect:
+        state.book.calls[fact.suspect].losses += 1
+
+
+def _attempt_failed(state: Durable, fact: f.AttemptFailed) -> None:
+    call = state.book.calls[fact.id]
+    if fact.kind in BY_CRASHES:
+        call.crashes += 1
+    else:
+        call.attempts += 1
+    call.kind, call.message = fact.kind, fact.message
+    state.book.give_back(call, fact.due_s)
+
+
+def _task_died(state: Durable, fact: f.TaskDied) -> None:
+    state.latest_s = max(state.latest_s, fact.at_s)
+    state.book.end(state.book.calls[fact.id], TaskState.DEAD, fact.at_s, fact.kind, fact.message)
+
+
+def _tasks_cancelled(state: Durable, fact: f.TasksCancelled) -> None:
+    state.latest_s = max(state.latest_s, fact.at_s)
+    for id in fact.ids:
+        state.book.end(state.book.calls[id], TaskState.CANCELLED, fact.at_s, "cancelled")
+
+
+def _task_revived(state: Durable, fact: f.TaskRevived) -> None:
+    call = state.book.calls[fact.id]
+    call.attempts = call.crashes = call.losses = 0
+    call.kind = call.message = ""
+    state.book.give_back(call)
+
+
+def _tasks_forgotten(state: Durable, fact: f.TasksForgotten) -> None:
+    for id in fact.ids:
+        state.book.forget(state.book.calls[id])
+
+
+def _slot_joined(state: Durable, fact: f.SlotJoined) -> None:
+    state.slots[fact.slot] = Slot(fact.slot, fact.node, fact.incarnation, fact.tags)
+
+
+def _slot_ended(state: Durable, fact: f.SlotEnded) -> None:
+    del state.slots[fact.slot]
+
+
+def _queue_set(state: Durable, fact: f.QueueSet) -> None:
+    state.book.queue(fact.name).settings = fact.settings
+
+
+def _queue_removed(state: Durable, fact: f.QueueRemoved) -> None:
+    del state.book.queues[fact.name]
+
+
+_APPLY: dict[type, Callable[[Durable, Any], None]] = {
+    LeaderElected: _leader_elected,
+    f.ClientJoined: _client_joined,
+    f.TasksSubmitted: _tasks_submitted,
+    f.TasksLeased: _tasks_leased,
+    f.TasksDone: _tasks_done,
+    f.TasksReturned: _tasks_returned,
+    f.AttemptFailed: _attempt_failed,
+    f.TaskDied: _task_died,
+    f.TasksCancelled: _tasks_cancelled,
+    f.TaskRevived: _task_revived,
+    f.TasksForgotten: _tasks_forgotten,
+    f.SlotJoined: _slot_joined,
+    f.SlotEnded: _slot_ended,
+    f.QueueSet: _queue_set,
+    f.QueueRemoved: _queue_removed,
+}

@@ -1,0 +1,180 @@
+"""Stimuli of a pool: what reaches its coordinator. Messages of clients, nodes and slots, and time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from plesio.core.pool.recipe import QueueSettings, Recipe
+
+
+class Stimulus(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Something that reached the coordinator."""
+
+
+class TakeLead(Stimulus, frozen=True):
+    """This coordinator was elected."""
+
+    epoch: int
+
+
+class ClientUp(Stimulus, frozen=True):
+    """A client connected. session: its own secret; the same one again is the same client."""
+
+    session: str
+
+
+class ClientLost(Stimulus, frozen=True):
+    """Its connection ended."""
+
+    session: str
+
+
+class Submit(Stimulus, frozen=True):
+    """A client's tasks number `first` and so on. What is known already is not submitted twice."""
+
+    session: str
+    first: int
+    recipe: Recipe
+    args: tuple[bytes, ...]
+    delay_s: float = 0.0
+    key: str = ""
+    needs: tuple[int, ...] = ()
+
+
+class Await(Stimulus, frozen=True):
+    """A client wants to know how these tasks end; said again after a reconnection."""
+
+    session: str
+    ids: tuple[int, ...]
+
+
+class Taken(Stimulus, frozen=True):
+    """A client has these outcomes; they need not be kept for it."""
+
+    session: str
+    ids: tuple[int, ...]
+
+
+class Cancel(Stimulus, frozen=True):
+    """Somebody does not want these tasks any more."""
+
+    ids: tuple[int, ...]
+
+
+class Revive(Stimulus, frozen=True):
+    """Somebody gives a dead letter another chance."""
+
+    id: int
+
+
+class SetQueue(Stimulus, frozen=True):
+    """Make a queue, or change it."""
+
+    name: str
+    settings: QueueSettings
+
+
+class RemoveQueue(Stimulus, frozen=True):
+    """Remove a queue; what waits in it is cancelled."""
+
+    name: str
+
+
+class NodeUp(Stimulus, frozen=True):
+    """A worker's machine connected; said again as a sign of life. slots: those whose processes are alive."""
+
+    node: str
+    slots: tuple[tuple[str, str], ...]  # (slot, incarnation)
+
+
+class NodeLost(Stimulus, frozen=True):
+    """Its connection ended."""
+
+    node: str
+
+
+class SlotUp(Stimulus, frozen=True):
+    """A slot's process connected. holds: the tasks it has, or whose results it is about to send again."""
+
+    slot: str
+    node: str
+    incarnation: str
+    tags: tuple[tuple[str, float], ...] = ()
+    holds: tuple[int, ...] = ()
+
+
+class SlotLost(Stimulus, frozen=True):
+    """Its connection ended."""
+
+    slot: str
+    incarnation: str
+
+
+class SlotExited(Stimulus, frozen=True):
+    """Its node saw the process end. running: the task it was at; 0: none. kind: see outcome.py."""
+
+    slot: str
+    incarnation: str
+    running: int
+    kind: str
+    message: str
+
+
+class Finished(Stimulus, frozen=True):
+    """A slot's results, in order."""
+
+    slot: str
+    incarnation: str
+    ids: tuple[int, ...]
+    results: tuple[bytes, ...]
+    busy_s: float  # spent on these
+
+
+class Failed(Stimulus, frozen=True):
+    """A slot's task failed, and the slot lives on. kind: see outcome.py."""
+
+    slot: str
+    incarnation: str
+    id: int
+    kind: str
+    message: str
+
+
+class Concurrent(Stimulus, frozen=True):
+    """A slot found that many calls of this function may be under way in one process: it is a coroutine, or for threads."""
+
+    slot: str
+    incarnation: str
+    fn: str
+
+
+class GaveBack(Stimulus, frozen=True):
+    """A slot has not begun these and will not: it was asked to, or it is about to leave."""
+
+    slot: str
+    incarnation: str
+    ids: tuple[int, ...]
+
+
+class SlotLeaves(Stimulus, frozen=True):
+    """A slot takes no more tasks."""
+
+    slot: str
+    incarnation: str
+
+
+class Refused(Stimulus, frozen=True):
+    """The wire turned somebody away."""
+
+    who: str
+    reason: str
+
+
+class Tick(Stimulus, frozen=True):
+    """Time passed."""
+
+
+AnyStimulus = (
+    TakeLead | ClientUp | ClientLost | Submit | Await | Taken | Cancel | Revive | SetQueue | RemoveQueue | NodeUp
+    | NodeLost | SlotUp | SlotLost | SlotExited | Finished | Failed | Concurrent | GaveBack | SlotLeaves | Refused | Tick
+)  # fmt: skip

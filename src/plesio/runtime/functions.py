@@ -1,0 +1,69 @@
+"""From a function's name to the function: 'package.module:name' or 'path/to/script.py:name'. Imported once a process."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from plesio.errors import UserError
+
+
+class NotImportable(UserError):
+    """The function cannot be imported on this worker."""
+
+
+class Functions:
+    """Those that were asked for so far. Owned by one process."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Callable[..., Any]] = {}
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The function. Raises NotImportable, saying what is missing."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = _load(name)
+        return known
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module_name, _, path = name.rpartition(":")
+    if not module_name or not path:
+        raise NotImportable(f"{name!r} names no function; give package.module:function")
+    try:
+        found: Any = _script(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # an import runs anybody's code
+        raise NotImportable(
+            f"{name!r} cannot be imported on this worker ({type(error).__name__}: {error}); "
+            "install it there, or start the worker in the folder where it is"
+        ) from error
+    found = getattr(found, "__plesio_function__", found)
+    if not callable(found):
+        raise NotImportable(f"{name!r} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _script(path: str) -> Any:
+    """A script as a module, as if imported: its `if __name__ == "__main__"` part does not run."""
+    file = Path(path).resolve()
+    name = f"plesio_script_{file.stem}"
+    module = sys.modules.get(name)
+    if module is None or getattr(module, "__file__", "") != str(file):
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        sys.path.insert(0, str(file.parent))
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return module

@@ -1,0 +1,234 @@
+"""The coordinator of a pool: the I/O driver of core/pool. It decides nothing: it journals facts and carries out effects.
+
+What arrives in one turn of the event loop is one batch and one commit. It may be killed at any instruction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from plesio.clock import Clock
+from plesio.core.pool import coordinator as core
+from plesio.core.pool import effects as e
+from plesio.core.pool import facts as f
+from plesio.core.pool import stimuli as s
+from plesio.core.pool.state import Durable
+from plesio.core.pool.turn import State
+from plesio.errors import WireError
+from plesio.runtime.journal import POOL, Journal
+from plesio.runtime.poolview import answer
+from plesio.stores.sqlite import SqliteStore
+from plesio.wire import channel as wire
+from plesio.wire import poolmessages as m
+from plesio.wire import server as serving
+from plesio.wire.frames import Limits
+from plesio.wire.tls import Tls
+
+LIMITS = {  # what each role may announce, once it is authenticated
+    "client": Limits(256 << 20, 0),
+    "slot": Limits(256 << 20, 0),
+    "node": Limits(1 << 20, 0),
+}
+IDLE_S = 1.0  # an embedded pool ends so long after its last client
+
+
+class PoolClock:
+    """Seconds that go on where the journal's ended: those of facts only grow, also over a reboot."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.ahead_s = 0.0
+
+    def start_at(self, seconds: float) -> None:
+        """Now it is this late, at least."""
+        self.ahead_s = max(0.0, seconds - self.clock.now_s())
+
+    def now_s(self) -> float:
+        """Seconds on this clock."""
+        return self.clock.now_s() + self.ahead_s
+
+
+class Pool:
+    """Owns the state, the journal and the channels of clients, nodes and slots.
+
+    embedded: it ends by itself when its last client is gone.
+    """
+
+    def __init__(
+        self, folder: Path, token: str, clock: Clock, tls: Tls | None, sync: Literal["normal", "full"], embedded: bool
+    ) -> None:
+        self.folder = folder
+        self.token = token
+        self.tls = tls
+        self.sync = sync
+        self.embedded = embedded
+        self.clock = PoolClock(clock)
+        self.state = State()
+        self.journal: Journal[f.AnyFact, Durable] | None = None
+        self.clients: dict[str, wire.Channel] = {}  # by session
+        self.slots: dict[str, wire.Channel] = {}
+        self.nodes: dict[str, wire.Channel] = {}
+        self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
+        self.inbox: list[s.Stimulus] = []
+        self.arrived = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Recovers, serves, and returns when told to stop."""
+        store = SqliteStore(self.folder / "journal.db", self.sync)
+        await store.open()
+        epoch = await store.elect(f"pid-{os.getpid()}", 0.0, time.time())
+        self.journal = Journal(store, epoch, POOL)
+        gc.disable()  # millions of records come to stay
+        durable, _ = await self.journal.load()
+        self.state.durable = durable
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(50_000, 20, 100)
+        self.clock.start_at(durable.latest_s)
+        core.recover(self.state, self.clock.now_s())
+        await self._handle([s.TakeLead(epoch)])
+        server = await serving.serve(
+            listener,
+            token=self.token,
+            on_channel=self._on_channel,
+            on_message=self._on_message,
+            on_close=self._on_close,
+            on_refused=self._on_refused,
+            tls=self.tls,
+        )
+        tasks = [asyncio.create_task(work) for work in (self._consume(), self._tick(), self.stopping.wait())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await server.close()
+        await store.close()
+        for task in done:
+            task.result()
+
+    async def _consume(self) -> None:
+        while True:
+            await self.arrived.wait()
+            self.arrived.clear()
+            batch, self.inbox = self.inbox, []
+            await self._handle(batch)
+
+    async def _handle(self, batch: list[s.Stimulus]) -> None:
+        """One batch: decide, journal, act; in that order."""
+        assert self.journal is not None
+        facts, effects = core.handle(self.state, self.clock.now_s(), batch)
+        if facts:
+            await self.journal.commit(time.time(), facts)
+        for effect in effects:
+            self._carry_out(effect)
+        if facts:
+            await self.journal.compact_by_size(self.state.durable)
+
+    def _carry_out(self, effect: e.Effect) -> None:
+        if isinstance(effect, e.TO_SLOT):
+            channel = self.slots.get(effect.slot)
+        elif isinstance(effect, e.TO_CLIENT):
+            channel = self.clients.get(effect.session)
+        else:
+            assert isinstance(effect, e.StopTask)
+            channel = self.nodes.get(effect.node)
+        if channel is not None:
+            self._send(channel, effect)
+
+    def _send(self, channel: wire.Channel, message: msgspec.Struct) -> None:
+        try:
+            channel.send(m.encode(message))
+        except WireError:
+            channel.abort()
+
+    async def _tick(self) -> None:
+        deserted_s = self.clock.now_s()
+        while True:
+            now_s = self.clock.now_s()
+            wake_s = core.wake_s(self.state, now_s)
+            await asyncio.sleep(0.25 if wake_s is None else min(0.25, max(0.005, wake_s - now_s)))
+            now_s = self.clock.now_s()
+            if wake_s is not None and now_s >= wake_s:
+                self._take(s.Tick())
+            if self.clients:
+                deserted_s = now_s
+            elif self.embedded and now_s - deserted_s > IDLE_S:
+                self.stopping.set()
+
+    def _take(self, stimulus: s.Stimulus) -> None:
+        self.inbox.append(stimulus)
+        self.arrived.set()
+
+    # -- channels
+
+    def _on_channel(self, channel: wire.Channel) -> None:
+        if channel.role not in LIMITS or channel.kind != "control":
+            raise WireError("nobody speaks to a pool like that")
+        channel.accept_frames(LIMITS[channel.role])
+
+    def _on_message(self, channel: wire.Channel, body: bytes, payload: memoryview | None) -> None:
+        try:
+            message = m.decode("to", body)
+            m.check_role(channel.role, message)
+            if isinstance(message, (s.ClientUp, s.NodeUp, s.SlotUp)):
+                self._introduce(channel, message)
+            else:
+                self._check_identity(channel, message)
+        except WireError as error:
+            self._on_refused(f"{channel.role} {channel.peer}", str(error))
+            channel.abort()
+            return
+        if isinstance(message, m.Ask):
+            self._send(channel, answer(self.state, message))
+        else:
+            self._take(message)
+
+    def _introduce(self, channel: wire.Channel, message: s.ClientUp | s.NodeUp | s.SlotUp) -> None:
+        """From now on the channel speaks for whom it said first."""
+        if isinstance(message, s.ClientUp):
+            who, table = (message.session, ""), self.clients
+        elif isinstance(message, s.NodeUp):
+            who, table = (message.node, ""), self.nodes
+        else:
+            who, table = (message.slot, message.incarnation), self.slots
+        if self.speaks.setdefault(channel, who) != who:
+            raise WireError("one connection speaks for one client, node or slot")
+        old = table.get(who[0])
+        if old is not channel:
+            table[who[0]] = channel
+            if old is not None:
+                old.abort()
+
+    def _check_identity(self, channel: wire.Channel, message: Any) -> None:
+        who = self.speaks.get(channel)
+        if who is None:
+            raise WireError(f"a {channel.role} says who it is before all else")
+        name = getattr(message, "session" if channel.role == "client" else "slot", who[0])
+        if channel.role != "node" and name != who[0]:
+            raise WireError(f"a {channel.role} speaks for itself")
+
+    def _on_close(self, channel: wire.Channel, error: Exception | None) -> None:
+        who = self.speaks.pop(channel, None)
+        if who is None:
+            return
+        name, incarnation = who
+        if channel.role == "client" and self.clients.get(name) is channel:
+            del self.clients[name]
+            self._take(s.ClientLost(name))
+        elif channel.role == "node" and self.nodes.get(name) is channel:
+            del self.nodes[name]
+            self._take(s.NodeLost(name))
+        elif channel.role == "slot" and self.slots.get(name) is channel:
+            del self.slots[name]
+            self._take(s.SlotLost(name, incarnation))
+
+    def _on_refused(self, peer: str, reason: str) -> None:
+        self._take(s.Refused(str(peer), reason))

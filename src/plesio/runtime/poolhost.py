@@ -1,0 +1,137 @@
+"""The process behind `plesio up` and an embedded pool: it starts the coordinator again whenever it dies, and is a node.
+
+Its settings come as one line of JSON on stdin, so that the token is in no argument and no environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from plesio.clock import SystemClock
+from plesio.errors import PlesioError
+from plesio.launchers.child import die_with_parent
+from plesio.runtime.hostsettings import ADDRESS, HostSettings
+from plesio.runtime.node import Node, NodeSettings, log_to
+from plesio.runtime.pool import Pool
+from plesio.wire.tls import Tls, load
+
+RESTART_S, LONGEST_PAUSE_S = 0.2, 5.0
+
+
+class Host:
+    """Owns the coordinator's process; its node owns the slots'."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.settings = settings
+        self.listener = socket.socket(fileno=settings.listener)
+        self.tls: Tls | None = load(settings.tls, serves=True) if settings.tls else None
+        self.coordinator = 0
+        self.started_s = 0.0
+        self.pause_s = RESTART_S / 2
+        host, port = self.listener.getsockname()[:2]
+        near = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
+        self.node = Node(
+            NodeSettings(
+                host=near, port=port, token=settings.token, name=settings.name, slots=settings.slots,
+                folder=str(Path(settings.folder) / "logs"), tags=settings.tags, memory_bytes=settings.memory_bytes,
+            ),
+            self.tls,
+            self._ended,
+            self.listener.close,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Until the pool ends or this process is told to."""
+        self._start()
+        try:
+            self.node.run()
+        finally:
+            self._stop()
+
+    def _ended(self, pid: int, code: int) -> bool:
+        """The coordinator's end: wanted (True), or it is started again."""
+        if pid != self.coordinator:
+            return False
+        self.coordinator = 0
+        if code in (0, 2):
+            with contextlib.suppress(OSError):
+                (Path(self.settings.folder) / ADDRESS).unlink()
+            self.listener.close()  # so that nobody waits for an answer
+            return True
+        lasted_s = time.monotonic() - self.started_s
+        self.pause_s = RESTART_S if lasted_s > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, 2 * self.pause_s)
+        time.sleep(max(0.0, self.pause_s - lasted_s))
+        self._start()
+        return False
+
+    def _start(self) -> None:
+        parent, self.started_s = os.getpid(), time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            self._become_coordinator(parent)
+        self.coordinator = pid
+
+    def _become_coordinator(self, parent: int) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            die_with_parent(parent)
+            folder = Path(self.settings.folder)
+            log_to(folder / "logs" / "coordinator.log")
+            asyncio.run(self._serve(folder))
+            code = 0
+        except PlesioError as error:
+            print(f"coordinator: {error}", file=sys.stderr)
+            code = error.exit_code
+        except BaseException as error:  # a process edge
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(code)
+
+    async def _serve(self, folder: Path) -> None:
+        known = self.settings
+        pool = Pool(folder, known.token, SystemClock(), self.tls, known.sync, known.embedded)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, pool.stopping.set)
+        await pool.run(self.listener)
+
+    def _stop(self) -> None:
+        if self.coordinator:
+            os.kill(self.coordinator, signal.SIGTERM)
+            until_s = time.monotonic() + 5.0
+            while time.monotonic() < until_s:
+                pid, _ = os.waitpid(self.coordinator, os.WNOHANG)
+                if pid:
+                    return
+                time.sleep(0.01)
+            os.kill(self.coordinator, signal.SIGKILL)
+            os.waitpid(self.coordinator, 0)
+
+
+def main() -> None:
+    """Entry of the process of an embedded pool."""
+    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=HostSettings)
+    log_to(Path(settings.folder) / "logs" / "host.log")
+    try:
+        Host(settings).run()
+    except PlesioError as error:
+        print(f"pool: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

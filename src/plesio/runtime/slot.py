@@ -1,0 +1,262 @@
+"""A slot: a process that runs one task at a time for a pool. No event loop: it waits in `recv`, or it works.
+
+It reads what has come between two tasks, when the last one took a while; what it has done it sends at once, or once a
+millisecond while it has more to do. Coroutines and thread tasks run many at a time: see concurrent.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from plesio.core.pool import effects as e
+from plesio.core.pool import outcome
+from plesio.core.pool import stimuli as s
+from plesio.errors import AccessRefused, CannotSend, WireError
+from plesio.runtime.board import Board
+from plesio.runtime.functions import Functions, NotImportable
+from plesio.values import encoding
+from plesio.wire import poolmessages as m
+from plesio.wire.blocking import BlockingChannel, connect
+from plesio.wire.tls import Tls
+
+IDLE_S = 0.25  # a wait is no longer, so that a signal to leave is seen
+PAUSE_S = 0.001  # between two looks at what has come, and between two sendings, while there is work
+KEPT = 512  # results that are kept to be sent again: more than a pool ever has under way in a slot
+MESSAGE_LENGTH = 8000
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+FAREWELLS = 2  # attempts of one that leaves to send its last results
+
+
+class Stopped(BaseException):
+    """Raised in a task that is to stop; not an Exception, so that a task's own handlers let it through."""
+
+
+class OutOfTime(Stopped):
+    """... because its time is over."""
+
+
+class SlotSettings(msgspec.Struct, frozen=True):
+    """Where a slot belongs."""
+
+    host: str
+    port: int
+    token: str
+    slot: str
+    node: str
+    incarnation: str
+    tags: tuple[tuple[str, float], ...] = ()
+
+
+class Item(msgspec.Struct):
+    """A task that is here and has not begun."""
+
+    id: int
+    fn: str
+    timeout_s: float
+    args: bytes
+    inputs: tuple[tuple[int, bytes], ...]
+
+
+class Slot:
+    """Owns its connection, what waits here, and results that may have to be sent again."""
+
+    def __init__(self, settings: SlotSettings, board: Board, tls: Tls | None) -> None:
+        self.settings = settings
+        self.board = board
+        self.tls = tls
+        self.functions = Functions()
+        self.todo: deque[Item] = deque()
+        self.ids: list[int] = []  # results not sent yet
+        self.results: list[bytes] = []
+        self.busy_s = 0.0
+        self.sent: deque[msgspec.Struct] = deque(maxlen=KEPT)
+        self.channel: BlockingChannel | None = None
+        self.leaving = False
+        self.current = 0
+
+    def serve(self) -> None:
+        """Works until told to leave."""
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGUSR1, self._on_stop)
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pause_s, farewells = FIRST_PAUSE_S, 0
+        while True:
+            try:
+                self._connect()
+                pause_s = FIRST_PAUSE_S
+                self._work()
+                return
+            except AccessRefused as error:
+                print(f"{self.settings.slot}: {error}", file=sys.stderr, flush=True)
+                sys.exit(error.exit_code)
+            except (OSError, WireError):
+                if self.channel is not None:
+                    self.channel.close()
+                    self.channel = None
+                farewells += self.leaving
+                if farewells > FAREWELLS:
+                    return
+                time.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+    def _connect(self) -> None:
+        known = self.settings
+        self.channel = connect(known.host, known.port, known.token, "slot", self.tls)
+        holds = [item.id for item in self.todo]
+        for message in self.sent:
+            holds += message.ids if isinstance(message, s.Finished) else [getattr(message, "id", 0)]
+        holds += self.ids
+        self._tell(s.SlotUp(known.slot, known.node, known.incarnation, known.tags, tuple(holds)), keep=False)
+        for message in list(self.sent):
+            self._tell(message, keep=False)
+
+    def _tell(self, message: msgspec.Struct, keep: bool = True) -> None:
+        if keep:
+            self.sent.append(message)
+        assert self.channel is not None
+        self.channel.send(m.encode(message))
+
+    def _work(self) -> None:
+        looked_s = 0.0
+        while not self.leaving:
+            if not self.todo:
+                self._flush()
+                self._listen(IDLE_S)
+                looked_s = time.monotonic()
+                continue
+            now_s = time.monotonic()
+            if now_s - looked_s > PAUSE_S:
+                self._flush()
+                self._listen(0.0)
+                looked_s = time.monotonic()
+                if not self.todo or self.leaving:
+                    continue
+            self._run(self.todo.popleft())
+        self._leave()
+
+    def _listen(self, timeout_s: float) -> None:
+        """Takes what has come; waits so long for something."""
+        assert self.channel is not None
+        if not self.channel.ready(timeout_s):
+            return
+        for body in self.channel.receive():
+            message = m.decode("from", body)
+            if isinstance(message, e.Run):
+                self._take(message)
+            elif isinstance(message, e.Revoke):
+                self._give_back(message.ids)
+
+    def _take(self, message: e.Run) -> None:
+        here = {item.id for item in self.todo} if self.todo else ()
+        for order in message.orders:
+            inputs = order.inputs or ((),) * len(order.ids)
+            for id, args, needs in zip(order.ids, order.args, inputs, strict=True):
+                if id not in here and id != self.current:
+                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs))
+
+    def _give_back(self, ids: tuple[int, ...]) -> None:
+        """Those that wait here; said again for those that do not, nothing."""
+        unwanted = set(ids)
+        gone = [item.id for item in self.todo if item.id in unwanted]
+        self.todo = deque(item for item in self.todo if item.id not in unwanted)
+        if gone:
+            known = self.settings
+            self._tell(s.GaveBack(known.slot, known.incarnation, tuple(gone)), keep=False)
+
+    def _run(self, item: Item) -> None:
+        began_s = time.perf_counter()
+        id = self.current = item.id
+        try:
+            function = self.functions.get(item.fn)
+            results = {need: encoding.decode(data) for need, data in item.inputs} if item.inputs else None
+            args, kwargs = encoding.decode_call(item.args, None, results)
+            if item.timeout_s > 0:
+                self._begin_timed(item)
+            else:
+                self.board.begin(id)
+            try:
+                value = function(*args, **kwargs)
+                self.current = 0
+            finally:
+                self.current = 0
+                self.board.begin(0)
+                if item.timeout_s > 0:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0)
+            self.results.append(encoding.encode(value, None, "result"))
+            self.ids.append(id)
+        except OutOfTime:
+            self._fail(id, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
+        except Stopped:
+            self._fail(id, outcome.CANCELLED, "it was told to stop")
+        except NotImportable as error:
+            self._fail(id, outcome.NOT_FOUND, str(error))
+        except CannotSend as error:
+            self._fail(id, outcome.UNSENDABLE, str(error))
+        except MemoryError:
+            self._fail(id, outcome.MEMORY, "it ran out of memory")
+        except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
+            self._fail(id, outcome.RAISED, told(error))
+        self.busy_s += time.perf_counter() - began_s
+
+    def _begin_timed(self, item: Item) -> None:
+        self.board.begin(item.id, time.monotonic() + item.timeout_s)
+        signal.setitimer(signal.ITIMER_REAL, item.timeout_s)
+
+    def _fail(self, id: int, kind: str, message: str) -> None:
+        self._flush()
+        known = self.settings
+        self._tell(s.Failed(known.slot, known.incarnation, id, kind, message[-MESSAGE_LENGTH:]))
+
+    def _flush(self) -> None:
+        """Sends the results that are here."""
+        if not self.ids:
+            return
+        known = self.settings
+        ids, results, busy_s = tuple(self.ids), tuple(self.results), self.busy_s
+        self.ids, self.results, self.busy_s = [], [], 0.0
+        self._tell(s.Finished(known.slot, known.incarnation, ids, results, busy_s))
+
+    def _leave(self) -> None:
+        self._flush()
+        known = self.settings
+        self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)
+        self._give_back(tuple(item.id for item in self.todo))
+        assert self.channel is not None
+        self.channel.close()
+
+    # -- signals
+
+    def _on_term(self, *_: Any) -> None:
+        self.leaving = True
+
+    def _on_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.current and self.board.to_stop() == self.current:
+            raise Stopped
+
+    def _on_alarm(self, *_: Any) -> None:
+        if self.current:
+            raise OutOfTime
+
+
+def told(error: BaseException) -> str:
+    """The error and where it was raised, without our own frames."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def main(settings: SlotSettings, board: Board, tls: Tls | None) -> None:
+    """The whole life of a slot's process, forked by its node."""
+    with contextlib.suppress(KeyboardInterrupt):
+        Slot(settings, board, tls).serve()

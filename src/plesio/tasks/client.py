@@ -1,0 +1,159 @@
+"""The client: submit functions, gather what they return."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from plesio.core.pool import stimuli as s
+from plesio.core.pool.recipe import QueueSettings, Recipe, id_of
+from plesio.errors import UserError
+from plesio.tasks.future import Future
+from plesio.tasks.link import Link
+from plesio.tasks.naming import recipe_of
+from plesio.values import encoding
+
+WINDOW = 1000  # tasks of a map that are under way
+
+
+class Client:
+    """A pool's user. Threads may share it; `with` closes it. Made by `plesio.connect`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._recipes: dict[Any, Recipe] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What was submitted stays submitted. An embedded pool ends a second after its last client."""
+        self._link.close()
+
+    def submit(
+        self,
+        fn: str | Callable[..., Any],
+        *args: Any,
+        queue: str | None = None,
+        priority: int | None = None,
+        key: str = "",
+        delay_s: float = 0.0,
+        timeout_s: float | None = None,
+        retries: int | None = None,
+        requires: dict[str, float] | None = None,
+        block: bool = True,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Future:
+        """One call of a function, somewhere. A Future among the arguments stands for its result.
+
+        fn: a function at the top of a module, or its name 'package.module:function'. priority: higher ones begin
+        earlier, and none waits for ever. key: a task with the same key in the queue is not made twice. delay_s: not
+        before. timeout_s: of one attempt. retries: when it raises or runs out of time. requires: tags of the worker,
+        {'gpu': 1}. block: when the queue is full, wait; else raise QueueFull. kwargs: the function's keyword arguments.
+        Raises UserError for what cannot be a task, CannotSend for arguments that cannot be sent.
+        """
+        recipe = self._recipe(fn, queue, priority, timeout_s, retries, requires)
+        if any(type(arg) is Future for arg in args) or kwargs:
+            args = tuple(_refer(arg) for arg in args)
+            kwargs = {name: _refer(arg) for name, arg in (kwargs or {}).items()}
+        data, needs = encoding.encode_call(args, kwargs or {})
+        return self._link.submit(recipe, data, needs, key, delay_s, block)
+
+    def _recipe(self, fn: Any, *said: Any) -> Recipe:
+        plain = said == (None, None, None, None, None)
+        known = self._recipes.get(fn) if plain else None
+        if known is None:
+            names = ("queue", "priority", "timeout_s", "retries", "requires")
+            known = recipe_of(fn, dict(zip(names, said, strict=True)))
+            known = self._recipes.setdefault(known, known)
+            if plain:
+                self._recipes[fn] = known
+        return known
+
+    def map(
+        self,
+        fn: str | Callable[..., Any],
+        items: Iterable[Any],
+        *,
+        window: int = WINDOW,
+        ordered: bool = True,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """The results of fn(item), as they come in order, or as they come. At most `window` tasks are under way.
+
+        Raises what `Future.result` raises, at the item's turn; what is still under way is then cancelled.
+        """
+        pending: deque[Future] = deque()
+        try:
+            for item in items:
+                pending.append(self.submit(fn, item, **options))
+                while len(pending) >= window:
+                    yield self._next(pending, ordered)
+            while pending:
+                yield self._next(pending, ordered)
+        finally:
+            if pending:
+                self._link.cancel([future.id for future in pending])
+
+    def _next(self, pending: deque[Future], ordered: bool) -> Any:
+        if not ordered:
+            while True:
+                for index, future in enumerate(pending):
+                    if future.done():
+                        del pending[index]
+                        return future.result()
+                self._link.flush()
+                self._link._read_or_wait(0.05)
+        return pending.popleft().result()
+
+    def gather(self, futures: Iterable[Future], timeout: float | None = None) -> list[Any]:
+        """All results, in order. Raises the first failure, in order."""
+        return [future.result(timeout) for future in futures]
+
+    def reduce(
+        self,
+        fn: str | Callable[..., Any],
+        items: Iterable[Any],
+        *,
+        combine: str | Callable[..., Any],
+        tree: bool = True,
+        **options: Any,
+    ) -> Any:
+        """fn of every item, and combine(a, b) of the results: on the workers, as a tree, or one after the other.
+
+        combine must be associative; the order of items is kept. Raises UserError when there is no item.
+        """
+        level = [self.submit(fn, item, **options) for item in items]
+        if not level:
+            raise UserError("there is nothing to reduce")
+        if not tree:
+            return functools.reduce(lambda a, b: self.submit(combine, a, b, **options), level).result()
+        while len(level) > 1:
+            pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
+            level = [self.submit(combine, *pair, **options) if len(pair) == 2 else pair[0] for pair in pairs]
+        return level[0].result()
+
+    def follow(self, names: Sequence[str]) -> list[Future]:
+        """Futures of tasks by name ('3-17'), whoever submitted them."""
+        try:
+            ids = [id_of(name) for name in names]
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return self._link.follow(ids)
+
+    def ask(self, what: str, argument: str = "") -> Any:
+        """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'."""
+        return self._link.ask(what, argument)
+
+    def set_queue(self, name: str, *, capacity: int = 2_000_000, rate_per_s: float = 0.0, paused: bool = False) -> None:
+        """Makes a queue of tasks, or changes it."""
+        self._link.tell(s.SetQueue(name, QueueSettings(capacity, rate_per_s, paused)))
+
+
+def _refer(arg: Any) -> Any:
+    return encoding.Ref(arg.id) if type(arg) is Future else arg

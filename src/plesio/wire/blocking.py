@@ -1,0 +1,138 @@
+"""A channel for programs without an event loop: the same frames over a blocking socket, TCP or TLS.
+
+One thread may receive while others send. It knows no message types, and no payloads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plesio.errors import PlesioError, WireError
+from plesio.wire.frames import BEFORE_AUTH, HEADER, Limits, lengths
+from plesio.wire.greeting import AUTH_DEADLINE_S, CONNECT_S, PROTOCOL_VERSION, Answer, Greeting, refusal, set_options
+
+if TYPE_CHECKING:
+    from plesio.wire.tls import Tls
+
+READ_BYTES = 256 << 10
+SEND_S = 60.0  # a peer that reads nothing for so long is dropped
+LIMITS = Limits(256 << 20, 0)
+
+
+class BlockingChannel:
+    """One authenticated connection; see `connect`. Any error closes it."""
+
+    def __init__(self, sock: socket.socket, limits: Limits = BEFORE_AUTH) -> None:
+        self.sock = sock
+        self.limits = limits
+        self._buffer = bytearray()
+        self._sending = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def send(self, body: bytes) -> None:
+        """Sends one frame, whole. Raises WireError when the connection is gone."""
+        data = HEADER.pack(len(body), 0) + body
+        with self._sending:
+            try:
+                self.sock.sendall(data)
+            except (OSError, ValueError) as error:
+                self.close()
+                raise WireError(f"the connection broke: {error}") from error
+
+    def ready(self, timeout_s: float | None) -> bool:
+        """Waits until there is something to receive, or for `timeout_s` (None: for ever). Is there?"""
+        pending = getattr(self.sock, "pending", None)
+        if pending is not None and pending():
+            return True
+        try:
+            return bool(self._poll.poll(None if timeout_s is None else max(0, round(1000 * timeout_s + 0.49))))
+        except (OSError, ValueError) as error:
+            raise WireError(f"the connection broke: {error}") from error
+
+    def receive(self) -> list[bytes]:
+        """What has come: the bodies of the frames that are whole by now. Waits for some bytes. Raises WireError."""
+        try:
+            data = self.sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError, TimeoutError):
+            return []
+        except (OSError, ValueError) as error:
+            raise WireError(f"the connection broke: {error}") from error
+        if not data:
+            raise WireError("the other side closed the connection")
+        buffer = self._buffer
+        buffer += data
+        bodies, at, size = [], 0, len(buffer)
+        while size - at >= HEADER.size:
+            body, payload = lengths(buffer, at, self.limits)
+            end = at + HEADER.size + body + payload
+            if end > size:
+                break
+            bodies.append(bytes(buffer[at + HEADER.size : end]))
+            at = end
+        if at:
+            del buffer[:at]
+        return bodies
+
+    def close(self) -> None:
+        """Idempotent; wakes whoever receives."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+def connect(
+    host: str, port: int, token: str, role: str, tls: Tls | None = None, answer_s: float = AUTH_DEADLINE_S
+) -> BlockingChannel:
+    """Connects and authenticates; waits so long for the answer. Raises OSError, or as `channel.connect` does."""
+    where = f"{host}:{port}"
+    sock = socket.create_connection((host, port), timeout=CONNECT_S)
+    try:
+        set_options(sock)
+        if tls is not None:
+            sock = _secured(sock, tls, where)
+        sock.settimeout(answer_s)
+        channel = BlockingChannel(sock)
+        channel.send(msgspec.msgpack.encode(Greeting(PROTOCOL_VERSION, token, role, "control")))
+        answer = _answer(channel, where, answer_s)
+        if not answer.ok:
+            raise refusal(answer, where)
+        channel.limits = LIMITS
+        sock.settimeout(SEND_S)
+        return channel
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _answer(channel: BlockingChannel, where: str, answer_s: float) -> Answer:
+    bodies: list[bytes] = []
+    while not bodies:
+        if not channel.ready(answer_s):
+            raise WireError(f"{where} did not answer within {answer_s:g} s")
+        bodies = channel.receive()
+    try:
+        return msgspec.msgpack.decode(bodies[0], type=Answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError("it does not answer as plesio does; check the address") from error
+
+
+def _secured(sock: socket.socket, tls: Tls, where: str) -> socket.socket:
+    import ssl
+
+    from plesio.wire.tls import explain
+
+    try:
+        secured = tls.client.wrap_socket(sock)
+        tls.verify(secured)
+    except ssl.SSLError as error:
+        raise explain(where, error) from error
+    except PlesioError as error:
+        raise type(error)(f"{where}: {error}") from error
+    return secured

@@ -1,0 +1,142 @@
+"""Tasks with real processes: what a user sees of results, failures, retries, cancellation and dependencies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import plesio
+from plesio.errors import CannotSend, TaskCancelled, TaskFailed, UserError
+from plesio.tasks import Client
+
+CALLS = str(Path(__file__).parents[1] / "scripts" / "calls.py")
+WAIT_S = 60
+
+
+def fn(name: str) -> str:
+    return f"{CALLS}:{name}"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with plesio.connect(folder=tmp_path_factory.mktemp("pool"), workers=2) as client:
+        yield client
+
+
+def test_results_come_back_whatever_they_are(client: Client) -> None:
+    assert client.submit(fn("add"), 1, 2).result(WAIT_S) == 3
+    assert client.submit(fn("add"), [1, "a"], kwargs={"b": [{"x": None}]}).result(WAIT_S) == [1, "a", {"x": None}]
+    numpy = pytest.importorskip("numpy")
+    assert (client.submit(fn("add"), numpy.arange(5), 1).result(WAIT_S) == numpy.arange(1, 6)).all()
+    assert client.gather([client.submit(fn("add"), i, i) for i in range(500)]) == [2 * i for i in range(500)]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kind", "says"),
+    [
+        ("boom", ("my words",), "raised", "my words"),
+        ("leave", (), "crashed", "exit code 3"),
+        ("crash", (), "crashed", "SIGSEGV"),
+        ("unsendable", (), "unsendable", "result"),
+        ("missing", (), "not importable", "missing"),
+        ("nap", ("x",), "raised", "TypeError"),
+    ],
+)
+def test_each_failure_is_told_by_its_kind_and_the_worker_lives_on(
+    client: Client, name: str, args: tuple[object, ...], kind: str, says: str
+) -> None:
+    with pytest.raises(TaskFailed, match=says) as failure:
+        client.submit(fn(name), *args).result(WAIT_S)
+    assert failure.value.kind == kind
+    assert client.gather([client.submit(fn("add"), i) for i in range(10)], WAIT_S) == list(range(10))
+
+
+def test_one_that_hangs_ends_with_its_timeout(client: Client) -> None:
+    with pytest.raises(TaskFailed, match="timeout of 0.3 s") as failure:
+        client.submit(fn("nap"), 60, timeout_s=0.3).result(WAIT_S)
+    assert failure.value.kind == "timed out"
+
+
+def test_what_fails_is_tried_again_as_often_as_said(client: Client, tmp_path: Path) -> None:
+    assert client.submit(fn("once"), str(tmp_path / "a"), retries=1).result(WAIT_S) == "the second time"
+    with pytest.raises(TaskFailed, match="the first time"):
+        client.submit(fn("once"), str(tmp_path / "b")).result(WAIT_S)
+
+
+def test_a_task_is_cancelled_while_it_waits_and_while_it_runs(client: Client) -> None:
+    running = [client.submit(fn("nap"), 60) for _ in range(2)]
+    waiting = client.submit(fn("add"), 1)
+    deadline = time.monotonic() + WAIT_S
+    while client.ask("counts")["running"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(TaskCancelled):
+        waiting.result(WAIT_S)
+    for future in running:
+        future.cancel()
+        with pytest.raises(TaskCancelled):
+            future.result(WAIT_S)
+    assert client.submit(fn("add"), 7).result(WAIT_S) == 7, "the workers are free again"
+
+
+def test_a_future_as_an_argument_is_its_result(client: Client) -> None:
+    first = client.submit(fn("add"), 1, 2)
+    second = client.submit(fn("add"), first, 10)
+    third = client.submit(fn("add"), first, second)
+    assert third.result(WAIT_S) == 16
+    failed = client.submit(fn("boom"), "at the root")
+    with pytest.raises(TaskFailed, match="at the root") as failure:
+        client.submit(fn("add"), client.submit(fn("add"), failed), 1).result(WAIT_S)
+    assert failure.value.kind == "needed"
+
+
+def test_the_same_key_is_the_same_task(client: Client, tmp_path: Path) -> None:
+    path = str(tmp_path / "effects")
+    futures = [client.submit(fn("note"), path, "x", 0.2, key="k") for _ in range(3)]
+    assert client.gather(futures, WAIT_S) == ["x"] * 3
+    assert client.submit(fn("note"), path, "y", key="k").result(WAIT_S) == "x"
+    assert Path(path).read_text() == "x\n"
+
+
+def test_not_before_its_delay(client: Client) -> None:
+    began_s = time.monotonic()
+    assert client.submit(fn("add"), 1, delay_s=0.5).result(WAIT_S) == 1
+    assert time.monotonic() - began_s >= 0.5
+
+
+def test_map_reduce_and_await(client: Client) -> None:
+    assert list(client.map(fn("add"), range(50), window=7)) == list(range(50))
+    assert sorted(client.map(fn("add"), range(50), ordered=False)) == list(range(50))
+    assert client.reduce(fn("same"), "abcde", combine=fn("add")) == "abcde"
+    with pytest.raises(UserError, match="nothing"):
+        client.reduce(fn("add"), [], combine=fn("add"))
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*[client.submit(fn("add"), i) for i in range(5)])
+
+    assert asyncio.run(main()) == list(range(5))
+
+
+def test_bad_input_is_told_at_once(client: Client) -> None:
+    with pytest.raises(CannotSend):
+        client.submit(fn("add"), object())
+    with pytest.raises(UserError, match="while the program runs"):
+        client.submit(lambda: 1)
+    with pytest.raises(UserError, match=r"package\.module:function"):
+        client.submit("nothing")
+    with pytest.raises(TaskFailed, match="priority"):
+        client.submit(fn("add"), 1, priority=10**6).result(WAIT_S)
+    with pytest.raises(UserError, match="HOST:PORT"):
+        plesio.connect("nowhere")
+
+
+def test_a_decorated_function_is_the_plain_function_when_called() -> None:
+    @plesio.task(retries=3)
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert double(4) == 8
