@@ -78,6 +78,7 @@ class Pool:
         self.nodes: dict[str, wire.Channel] = {}
         self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
         self.inbox: list[s.Stimulus] = []
+        self.asks: list[tuple[wire.Channel, m.Ask]] = []
         self.arrived = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -119,7 +120,10 @@ class Pool:
             await self.arrived.wait()
             self.arrived.clear()
             batch, self.inbox = self.inbox, []
+            asks, self.asks = self.asks, []
             await self._handle(batch)
+            for channel, ask in asks:
+                self._send(channel, answer(self.state, ask))
 
     async def _handle(self, batch: list[s.Stimulus]) -> None:
         """One batch: decide, journal, act; in that order."""
@@ -187,7 +191,8 @@ class Pool:
             channel.abort()
             return
         if isinstance(message, m.Ask):
-            self._send(channel, answer(self.state, message))
+            self.asks.append((channel, message))  # after all that it said before
+            self.arrived.set()
         else:
             self._take(message)
 

@@ -91,6 +91,26 @@ def _counts(state: State, _: str) -> dict[str, int]:
     return {"waiting": waiting, "running": sum(map(len, book.leases.values())), **ended}
 
 
+def _queue(state: State, name: str) -> dict[str, Any]:
+    return {"name": name, **msgspec.structs.asdict(state.durable.book.queue(name).settings)}
+
+
+def _waiting(state: State, name: str) -> int:
+    queue = state.durable.book.queues.get(name)
+    return queue.waiting if queue is not None else 0
+
+
+def _peek(state: State, argument: str) -> list[str]:
+    """'COUNT QUEUE': the next messages, in hexadecimal digits."""
+    count, _, name = argument.partition(" ")
+    lanes = [lane for lane in state.durable.book.lanes.values() if lane.queue == name and not lane.for_slots]
+    rank = state.policies.order.rank
+    calls = [call for lane in lanes for call in lane.first(min(int(count), LISTED))]
+    calls.sort(key=lambda call: (rank(call.recipe.priority, call.at_s), call.order))
+    return [call.args.hex() for call in calls[: int(count)]]
+
+
 _VIEWS: dict[str, Callable[[State, str], Any]] = {
-    "tasks": _tasks, "task": _task, "queues": _queues, "workers": _workers, "counts": _counts,
+    "tasks": _tasks, "task": _task, "queues": _queues, "workers": _workers, "counts": _counts, "queue": _queue,
+    "waiting": _waiting, "peek": _peek,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from plesio.errors import UserError
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
 from plesio.tasks.naming import recipe_of
+from plesio.tasks.queues import MessageQueue, Topic
 from plesio.values import encoding
 
 WINDOW = 1000  # tasks of a map that are under way
@@ -69,8 +70,7 @@ class Client:
         known = self._recipes.get(fn) if plain else None
         if known is None:
             names = ("queue", "priority", "timeout_s", "retries", "requires")
-            known = recipe_of(fn, dict(zip(names, said, strict=True)))
-            known = self._recipes.setdefault(known, known)
+            known = self._link.same(recipe_of(fn, dict(zip(names, said, strict=True))))
             if plain:
                 self._recipes[fn] = known
         return known
@@ -149,6 +149,17 @@ class Client:
     def ask(self, what: str, argument: str = "") -> Any:
         """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'."""
         return self._link.ask(what, argument)
+
+    def queue(self, name: str, *, capacity: int | None = None) -> MessageQueue:
+        """A queue of messages by name; it is made when it is first used. capacity: resizes it."""
+        queue = MessageQueue(self._link, name)
+        if capacity is not None:
+            queue.set(capacity)
+        return queue
+
+    def topic(self, name: str) -> Topic:
+        """A topic by name."""
+        return Topic(self._link, name)
 
     def set_queue(self, name: str, *, capacity: int = 2_000_000, rate_per_s: float = 0.0, paused: bool = False) -> None:
         """Makes a queue of tasks, or changes it."""

@@ -19,7 +19,7 @@ import msgspec
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import Recipe, task_id
+from plesio.core.pool.recipe import MESSAGE, TOPIC, Recipe, task_id
 from plesio.errors import AccessRefused, PlesioError, QueueFull, UserError, WireError
 from plesio.tasks.future import Future
 from plesio.wire import poolmessages as m
@@ -32,6 +32,7 @@ PARK_S = 0.005  # our thread leaves the socket to a waiting one for so long
 TAKEN = 500  # outcomes confirmed together
 MOST_UNCONFIRMED = 50_000  # tasks; more make `submit` wait
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+NONE = b"\xc0"  # as encoded
 
 
 class Link:
@@ -49,14 +50,18 @@ class Link:
         self._lock = threading.RLock()  # of all that follows
         self._futures: dict[int, Future] = {}
         self._next = 1
-        self._outbox: list[s.Submit] = []  # not sent
+        self._outbox: list[s.Submit | s.Publish] = []  # not sent
         self._open: tuple[Recipe, int, list[bytes]] | None = None  # the group that grows
-        self._unconfirmed: dict[int, s.Submit] = {}  # sent, not durable; by their first number
+        self._unconfirmed: dict[int, s.Submit | s.Publish] = {}  # sent, not durable; by their first number
         self._unconfirmed_tasks = 0
         self._declined: list[tuple[float, int]] = []  # (when to send again, first number)
         self._taken: list[int] = []
         self._answers: dict[int, m.Told | None] = {}
         self._asked = 0
+        self._recipes: dict[Recipe, Recipe] = {}
+        self._takes: dict[int, s.Take] = {}  # wishes for messages
+        self._given: dict[int, e.Give] = {}
+        self._settling: dict[int, s.Settle] = {}  # said, and not durable yet
         self._error: PlesioError | None = None  # why nothing goes on
         self._sending = threading.Lock()
         self._reading = threading.Lock()
@@ -107,7 +112,10 @@ class Link:
     def _close_group(self) -> None:
         if self._open is not None:
             recipe, first, args = self._open
-            self._outbox.append(s.Submit(self.session, first, recipe, tuple(args)))
+            if recipe.fn == TOPIC:
+                self._outbox.append(s.Publish(self.session, first, recipe.queue, tuple(args), recipe.priority))
+            else:
+                self._outbox.append(s.Submit(self.session, first, recipe, tuple(args)))
             self._open = None
 
     def _make_room(self, block: bool) -> None:
@@ -196,6 +204,53 @@ class Link:
             raise UserError(told.error)
         return msgspec.json.decode(told.body)
 
+    # -- messages
+
+    def same(self, recipe: Recipe) -> Recipe:
+        """The one object that equals this: neighbours with the same one are sent together."""
+        return self._recipes.setdefault(recipe, recipe)
+
+    def take(self, queue: str, count: int, timeout: float | None) -> e.Give | None:
+        """Messages of a queue, as soon as there are some; None when there are none within `timeout`."""
+        with self._lock:
+            self._asked += 1
+            number = self._asked
+            wish = self._takes[number] = s.Take(self.session, number, queue, count)
+        self.tell(wish)
+        until_s = None if timeout is None else time.monotonic() + timeout
+        try:
+            while number not in self._given:
+                self._check()
+                left_s = 0.25 if until_s is None else min(0.25, until_s - time.monotonic())
+                if left_s <= 0:
+                    return None
+                self._read_or_wait(left_s)
+        finally:
+            with self._lock:
+                del self._takes[number]
+                given = self._given.pop(number, None)
+            if given is None:
+                self.tell(s.Take(self.session, number, queue, 0))
+        return given
+
+    def settle(self, ids: Sequence[int], ok: bool, delay_s: float = 0.0) -> int:
+        """See Message. Returns the number under which it is not durable yet; see `settled`."""
+        with self._lock:
+            self._asked += 1
+            number = self._asked
+            said = self._settling[number] = s.Settle(self.session, number, tuple(ids), ok, delay_s)
+        self.tell(said)
+        return number
+
+    def settled(self, number: int, timeout: float | None = None) -> None:
+        """Until it is durable. Raises TimeoutError."""
+        until_s = None if timeout is None else time.monotonic() + timeout
+        while number in self._settling:
+            self._check()
+            if until_s is not None and time.monotonic() > until_s:
+                raise TimeoutError(f"the pool at {self.host}:{self.port} did not answer within {timeout:g} s")
+            self._read_or_wait(0.05)
+
     # -- waiting
 
     def wait(self, future: Future, timeout: float | None) -> None:
@@ -280,6 +335,7 @@ class Link:
 
     def _handle(self, message: Any) -> None:
         calls: list[Future] = []
+        unwanted: tuple[int, ...] = ()
         with self._lock:
             if isinstance(message, e.Tell):
                 for id, data in zip(message.ids, message.results, strict=True):
@@ -297,13 +353,22 @@ class Link:
                         calls.append(future)
                 self._taken.append(message.id)
             elif isinstance(message, e.Accept):
-                self._confirmed(message.first)
+                calls = self._accepted(message)
             elif isinstance(message, e.Decline):
                 calls = self._was_declined(message)
+            elif isinstance(message, e.Give):
+                if message.number in self._takes:
+                    self._given[message.number] = message
+                else:  # nobody waits for it any more
+                    unwanted = message.ids
+            elif isinstance(message, e.Settled):
+                self._settling.pop(message.number, None)
             elif isinstance(message, m.Told) and message.number in self._answers:
                 self._answers[message.number] = message
         if len(self._taken) >= TAKEN:
             self._wake.set()
+        if unwanted:
+            self.settle(unwanted, False)
         for future in calls:
             callbacks, future._callbacks = future._callbacks or [], None
             for callback in callbacks:
@@ -313,6 +378,18 @@ class Link:
         group = self._unconfirmed.pop(first, None)
         if group is not None:
             self._unconfirmed_tasks -= len(group.args)
+
+    def _accepted(self, message: e.Accept) -> list[Future]:
+        """A message is done with, for its sender, once it is durable."""
+        group = self._unconfirmed.get(message.first)
+        self._confirmed(message.first)
+        if group is None or (isinstance(group, s.Submit) and group.recipe.fn != MESSAGE):
+            return []
+        futures = [self._futures.pop(task_id(self.number, message.first + i), None) for i in range(len(group.args))]
+        for future in futures:
+            if future is not None:
+                future.succeed(NONE)
+        return [future for future in futures if future is not None and future._callbacks]
 
     def _was_declined(self, message: e.Decline) -> list[Future]:
         if message.retry_s > 0:
@@ -362,6 +439,8 @@ class Link:
                     channel.send(m.encode(group))
                     unknown -= {task_id(self.number, first + i) for i in range(len(group.args))}
                 unknown -= {task_id(self.number, n) for n in self._unsent()}
+                for said in (*self._settling.values(), *self._takes.values()):
+                    channel.send(m.encode(said))
                 if lost is not None and unknown:
                     channel.send(m.encode(s.Await(self.session, tuple(sorted(unknown)))))
 
@@ -415,7 +494,7 @@ class Link:
         atexit.unregister(self.close)
         self.flush()
         until_s = time.monotonic() + 5.0
-        while self._unconfirmed and self._error is None and time.monotonic() < until_s:
+        while (self._unconfirmed or self._settling) and self._error is None and time.monotonic() < until_s:
             self._read_or_wait(0.05)
         self._closed = True
         self._wake.set()

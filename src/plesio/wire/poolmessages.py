@@ -29,7 +29,8 @@ class Told(Message, frozen=True):
 
 
 CLIENT_MAY = (
-    s.ClientUp, s.Submit, s.Await, s.Taken, s.Cancel, s.Revive, s.SetQueue, s.RemoveQueue, Ask,
+    s.ClientUp, s.Submit, s.Await, s.Taken, s.Cancel, s.Revive, s.SetQueue, s.RemoveQueue, s.Take, s.Settle, s.Publish,
+    s.Subscribe, Ask,
 )  # fmt: skip
 MAY_SEND: dict[str, tuple[type, ...]] = {
     "client": CLIENT_MAY,

@@ -8,13 +8,15 @@ deal than ten. What a lane holds is a hint; a call counts while it is READY, so 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 
 import msgspec
 
-from plesio.core.pool.recipe import QueueSettings, Recipe
+from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe
 from plesio.core.taskbook import TaskState, check_move
 
+FOR_CLIENTS = ((MESSAGE, 0.0),)  # what a lane of messages requires
 LaneKey = tuple[str, int, tuple[tuple[str, float], ...]]
 WAITS = (TaskState.READY, TaskState.WAITING)
 
@@ -52,6 +54,7 @@ class Lane:
 
     def __init__(self, key: LaneKey) -> None:
         self.queue, self.priority, self.requires = key
+        self.for_slots = self.requires != FOR_CLIENTS
         self._fresh: deque[Call] = deque()
         self._back: list[tuple[int, Call]] = []  # a heap
 
@@ -76,6 +79,12 @@ class Lane:
         if back and (not fresh or back[0][0] < fresh[0].order):
             return back[0][1]
         return fresh[0] if fresh else None
+
+    def first(self, count: int) -> list[Call]:
+        """The next ones, in order; they stay."""
+        fresh = itertools.islice((call for call in self._fresh if call.state is TaskState.READY), count)
+        back = (call for _, call in heapq.nsmallest(count, self._back) if call.state is TaskState.READY)
+        return sorted((*fresh, *back), key=lambda call: call.order)[:count]
 
     def take(self) -> Call | None:
         """The next one, which leaves the lane."""
@@ -148,7 +157,7 @@ class Book:
 
     def lane(self, recipe: Recipe) -> Lane:
         """Where calls of this recipe wait."""
-        key = (recipe.queue, recipe.priority, recipe.requires)
+        key = (recipe.queue, recipe.priority, FOR_CLIENTS if recipe.fn == MESSAGE else recipe.requires)
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
-from plesio.core.pool import outcome
+from plesio.core.pool import messages, outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import Call
-from plesio.core.pool.recipe import MAX_PRIORITY, QueueSettings, name_of, task_id
+from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, QueueSettings, name_of, task_id
 from plesio.core.pool.state import Client
 from plesio.core.pool.turn import Turn
 from plesio.core.taskbook import TaskState
@@ -27,12 +27,14 @@ def client_up(turn: Turn, stimulus: s.ClientUp) -> None:
         turn.emit(f.ClientJoined(turn.durable.newest_client + 1, session))
     client = turn.durable.clients[session]
     turn.volatile.online.add(session)
+    turn.volatile.gone_s.pop(session, None)
     turn.order(e.Welcome(session, client.number, client.known))
 
 
 def client_lost(turn: Turn, stimulus: s.ClientLost) -> None:
     """What it waits for is kept until it asks again."""
     turn.volatile.online.discard(stimulus.session)
+    messages.lost(turn, stimulus.session)
     for id in [id for id, who in turn.volatile.watchers.items() if stimulus.session in who]:
         turn.volatile.watchers[id].discard(stimulus.session)
         if not turn.volatile.watchers[id]:
@@ -82,8 +84,8 @@ def _unsound(turn: Turn, stimulus: s.Submit) -> str:
         return f"priority {recipe.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}"
     if not (recipe.timeout_s >= 0 and recipe.retries >= 0 and 0 <= stimulus.delay_s < 1e9):
         return "timeout_s, retries and delay_s are not negative"
-    if not (stimulus.first >= 1 and stimulus.first + len(stimulus.args) < 1 << 32):
-        return "a client submits up to 4 billion tasks; connect anew"
+    if not (stimulus.first >= 1 and stimulus.first + len(stimulus.args) < 1 << CLIENT_SHIFT):
+        return "a client submits up to a trillion tasks; connect anew"
     if len(stimulus.needs) > MAX_NEEDS or (stimulus.key and len(stimulus.args) != 1):
         return f"a task needs up to {MAX_NEEDS} others, and a key is of one task"
     missing = next((id for id in stimulus.needs if id not in turn.book.calls), None)

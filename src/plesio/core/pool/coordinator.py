@@ -11,7 +11,7 @@ from typing import Any
 
 from plesio.core.facts import LeaderElected
 from plesio.core.membership import Pulse
-from plesio.core.pool import clients, retention, schedule, work
+from plesio.core.pool import clients, messages, retention, schedule, work
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
@@ -27,6 +27,7 @@ def handle(state: State, now_s: float, stimuli: Sequence[s.Stimulus]) -> tuple[l
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](turn, stimulus)
     schedule.schedule(turn)
+    messages.deal(turn)
     turn.finish()
     return turn.facts, turn.effects
 
@@ -39,6 +40,9 @@ def recover(state: State, now_s: float) -> None:
     state.volatile = Volatile()
     for slot in state.durable.slots.values():
         state.volatile.pulses[slot.name] = Pulse(max(now_s, state.durable.latest_s))
+    for client in state.durable.clients.values():
+        if state.durable.book.leases.get(messages.owner_of(client.number)):
+            state.volatile.gone_s[client.session] = max(now_s, state.durable.latest_s)
 
 
 def wake_s(state: State, now_s: float) -> float | None:
@@ -49,7 +53,7 @@ def wake_s(state: State, now_s: float) -> float | None:
         times.append(book.delayed[0][0])
     if any(volatile.buckets):
         times.append(now_s + 0.02)
-    if state.durable.slots or volatile.refusals.due_s() is not None:
+    if state.durable.slots or volatile.gone_s or volatile.refusals.due_s() is not None:
         times.append(max(now_s, volatile.ticked_s + TICK_S))
     return min(times, default=None)
 
@@ -70,6 +74,7 @@ def _tick(turn: Turn, _: s.Tick) -> None:
     for fact in volatile.refusals.tell(turn.now_s):
         turn.emit(fact)
     work.end_silent(turn)
+    messages.return_of_gone(turn)
     schedule.rebalance(turn)
     schedule.speculate(turn)
     if turn.now_s - volatile.swept_s > SWEEP_S:
@@ -98,6 +103,10 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     s.Concurrent: work.concurrent,
     s.GaveBack: work.gave_back,
     s.SlotLeaves: work.slot_leaves,
+    s.Take: messages.take,
+    s.Settle: messages.settle,
+    s.Publish: messages.publish,
+    s.Subscribe: messages.subscribe,
     s.Refused: _refused,
     s.Tick: _tick,
 }

@@ -69,6 +69,23 @@ class Run(Effect, frozen=True):
     orders: tuple[Order, ...]
 
 
+class Give(Effect, frozen=True):
+    """To a client: messages that it asked for with this number. They are its until it settles them, or is gone."""
+
+    session: str
+    number: int
+    ids: tuple[int, ...]
+    values: tuple[bytes, ...]
+    attempts: tuple[int, ...]  # how often each came back
+
+
+class Settled(Effect, frozen=True):
+    """To a client: what you said of messages with this number is durable."""
+
+    session: str
+    number: int
+
+
 class Revoke(Effect, frozen=True):
     """To a slot: give back those of these that you have not begun."""
 
@@ -85,6 +102,6 @@ class StopTask(Effect, frozen=True):
     id: int
 
 
-AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Run | Revoke | StopTask
-TO_CLIENT = (Welcome, Accept, Decline, Tell, TellFailure)
+AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Give | Settled | Run | Revoke | StopTask
+TO_CLIENT = (Welcome, Accept, Decline, Tell, TellFailure, Give, Settled)
 TO_SLOT = (Run, Revoke)

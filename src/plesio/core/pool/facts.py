@@ -35,6 +35,27 @@ class TasksSubmitted(Fact, frozen=True):
     needs: tuple[int, ...] = ()  # ids of the tasks that must have ended well before these begin
 
 
+class Published(Fact, frozen=True):
+    """A client's tasks number `first` and so on were messages to a topic: each subscription has a copy of each.
+
+    copies: (queue of the subscription, number of its first copy, as a task of the pool itself, client 0).
+    """
+
+    client: int
+    first: int
+    priority: int
+    args: tuple[bytes, ...]
+    at_s: float
+    copies: tuple[tuple[str, int], ...]
+
+
+class TopicSet(Fact, frozen=True):
+    """A topic has these subscriptions, each with a queue named '<topic>/<subscription>'. None: it is gone."""
+
+    topic: str
+    subscriptions: tuple[str, ...]
+
+
 class TasksLeased(Fact, frozen=True):
     """A slot has these tasks, in this order."""
 
@@ -134,6 +155,7 @@ class QueueRemoved(Fact, frozen=True):
 
 
 AnyFact = (
-    LeaderElected | ClientJoined | TasksSubmitted | TasksLeased | TasksDone | TasksReturned | AttemptFailed | TaskDied
+    LeaderElected | ClientJoined | TasksSubmitted | Published | TopicSet | TasksLeased | TasksDone | TasksReturned
+    | AttemptFailed | TaskDied
     | TasksCancelled | TaskRevived | TasksForgotten | SlotJoined | SlotEnded | QueueSet | QueueRemoved | PeerRefused
 )  # fmt: skip

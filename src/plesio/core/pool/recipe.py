@@ -6,7 +6,9 @@ import msgspec
 
 DEFAULT_QUEUE = "default"
 MAX_PRIORITY = 1000
-CLIENT_SHIFT = 32  # a task's id: its client's number, then a count of that client's tasks
+TOPIC = "@topic"  # ... is for all subscriptions of a topic; a word between a client's threads only
+MESSAGE = "@message"  # in place of a function: what is submitted is for whoever takes it out of the queue
+CLIENT_SHIFT = 40  # a task's id: its client's number, then a count of that client's tasks
 
 
 class Recipe(msgspec.Struct, frozen=True, array_like=True):

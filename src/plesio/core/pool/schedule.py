@@ -24,18 +24,18 @@ def schedule(turn: Turn) -> None:
     """Deals what may begin to slots with room."""
     turn.book.wake(turn.now_s)
     seats = [seat for seat in turn.volatile.seats.values() if not seat.leaving and len(seat.tasks) < WINDOW]
-    lanes = [lane for lane in list(turn.book.lanes.values()) if len(lane) and _may_begin(turn, lane)]
+    lanes = [lane for lane in list(turn.book.lanes.values()) if lane.for_slots and len(lane) and may_begin(turn, lane)]
     dealt = 0
     while lanes and seats and dealt < BURST:
-        lanes.sort(key=lambda lane: _rank(turn, lane))
+        lanes.sort(key=lambda lane: rank(turn, lane))
         lane = lanes[0]
-        given = _deal(turn, lane, seats, _rank(turn, lanes[1]) if len(lanes) > 1 else None)
+        given = _deal(turn, lane, seats, rank(turn, lanes[1]) if len(lanes) > 1 else None)
         dealt += given
-        if not given or lane.head() is None or not _may_begin(turn, lane):
+        if not given or lane.head() is None or not may_begin(turn, lane):
             lanes.pop(0)
 
 
-def _may_begin(turn: Turn, lane: Lane) -> bool:
+def may_begin(turn: Turn, lane: Lane) -> bool:
     head = lane.head()
     if head is None:
         if not len(lane):
@@ -56,7 +56,7 @@ def _allowed(turn: Turn, queue: str, rate_per_s: float) -> int:
     return int(bucket.tokens)
 
 
-def _rank(turn: Turn, lane: Lane) -> tuple[float, int]:
+def rank(turn: Turn, lane: Lane) -> tuple[float, int]:
     head = lane.head()
     assert head is not None
     return turn.policies.order.rank(lane.priority, head.at_s), head.order

@@ -11,7 +11,7 @@ from plesio.core.facts import LeaderElected
 from plesio.core.pool import facts as f
 from plesio.core.pool.book import Book, Call
 from plesio.core.pool.outcome import BY_CRASHES
-from plesio.core.pool.recipe import QueueSettings, Recipe, task_id
+from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe, task_id
 from plesio.core.taskbook import TaskState
 
 CLIENTS_KEPT = 1024  # clients that are remembered; one that comes back later gets another number
@@ -60,6 +60,8 @@ class Durable:
         self.clients: dict[str, Client] = {}  # by session
         self.sessions: dict[int, str] = {}  # by number
         self.slots: dict[str, Slot] = {}
+        self.topics: dict[str, tuple[str, ...]] = {}  # their subscriptions
+        self.copies = 0  # tasks of the pool's own
         self.book = Book()
 
 
@@ -76,6 +78,8 @@ class Kept(msgspec.Struct, array_like=True):
     order: int
     counts: dict[TaskState, int]
     recipes: list[Recipe]
+    topics: dict[str, tuple[str, ...]]
+    copies: int
     calls: list[tuple[Any, ...]]  # as Call's fields, the recipe by its number
 
 
@@ -94,7 +98,7 @@ def freeze(state: Durable) -> Kept:
     clients, slots = list(state.clients.values()), list(state.slots.values())
     return Kept(
         state.epoch, state.facts, state.latest_s, state.newest_client, clients, slots, queues, book.order, book.counts,
-        list(used), calls,
+        list(used), state.topics, state.copies, calls,
     )  # fmt: skip
 
 
@@ -107,6 +111,7 @@ def thaw(kept: Kept) -> Durable:
     state.clients = {client.session: client for client in kept.clients}
     state.sessions = {client.number: client.session for client in kept.clients}
     state.slots = {slot.name: slot for slot in kept.slots}
+    state.topics, state.copies = kept.topics, kept.copies
     book = state.book
     book.order, book.counts = kept.order, dict.fromkeys(TaskState, 0) | kept.counts
     for name, settings in kept.queues.items():
@@ -154,6 +159,27 @@ def _tasks_submitted(state: Durable, fact: f.TasksSubmitted) -> None:
         book.add(Call(id, recipe, data, order, fact.at_s, fact.due_s, fact.needs, fact.key, at, unmet=unmet))
         id += 1
     book.order = order
+
+
+def _published(state: Durable, fact: f.Published) -> None:
+    book = state.book
+    state.latest_s = max(state.latest_s, fact.at_s)
+    session = state.sessions.get(fact.client)
+    if session is not None:
+        state.clients[session].note(fact.first, fact.first + len(fact.args))
+    for queue, first in fact.copies:
+        recipe = book.shared(Recipe(MESSAGE, queue, fact.priority))
+        for n, data in enumerate(fact.args, first):
+            book.order += 1
+            book.add(Call(task_id(0, n), recipe, data, book.order, fact.at_s))
+        state.copies = max(state.copies, first + len(fact.args) - 1)
+
+
+def _topic_set(state: Durable, fact: f.TopicSet) -> None:
+    if fact.subscriptions:
+        state.topics[fact.topic] = fact.subscriptions
+    else:
+        state.topics.pop(fact.topic, None)
 
 
 def _tasks_leased(state: Durable, fact: f.TasksLeased) -> None:
@@ -231,6 +257,8 @@ _APPLY: dict[type, Callable[[Durable, Any], None]] = {
     LeaderElected: _leader_elected,
     f.ClientJoined: _client_joined,
     f.TasksSubmitted: _tasks_submitted,
+    f.Published: _published,
+    f.TopicSet: _topic_set,
     f.TasksLeased: _tasks_leased,
     f.TasksDone: _tasks_done,
     f.TasksReturned: _tasks_returned,

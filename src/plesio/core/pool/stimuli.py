@@ -163,6 +163,43 @@ class SlotLeaves(Stimulus, frozen=True):
     incarnation: str
 
 
+class Take(Stimulus, frozen=True):
+    """A client wants up to `count` messages of a queue, when there are some. count 0: not any more. number: of this wish."""
+
+    session: str
+    number: int
+    queue: str
+    count: int
+
+
+class Settle(Stimulus, frozen=True):
+    """A client is done with these messages: they are acknowledged, or come again after `delay_s`. number: of saying so."""
+
+    session: str
+    number: int
+    ids: tuple[int, ...]
+    ok: bool
+    delay_s: float = 0.0
+
+
+class Publish(Stimulus, frozen=True):
+    """A client's tasks number `first` and so on are messages for all subscriptions of a topic."""
+
+    session: str
+    first: int
+    topic: str
+    args: tuple[bytes, ...]
+    priority: int = 0
+
+
+class Subscribe(Stimulus, frozen=True):
+    """From now on a subscription of this topic has a copy of each message; or no more, and its queue is removed."""
+
+    topic: str
+    name: str
+    on: bool = True
+
+
 class Refused(Stimulus, frozen=True):
     """The wire turned somebody away."""
 
@@ -176,5 +213,6 @@ class Tick(Stimulus, frozen=True):
 
 AnyStimulus = (
     TakeLead | ClientUp | ClientLost | Submit | Await | Taken | Cancel | Revive | SetQueue | RemoveQueue | NodeUp
-    | NodeLost | SlotUp | SlotLost | SlotExited | Finished | Failed | Concurrent | GaveBack | SlotLeaves | Refused | Tick
+    | NodeLost | SlotUp | SlotLost | SlotExited | Finished | Failed | Concurrent | GaveBack | SlotLeaves | Take | Settle
+    | Publish | Subscribe | Refused | Tick
 )  # fmt: skip

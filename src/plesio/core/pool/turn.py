@@ -10,7 +10,7 @@ from plesio.core.membership import Pulse
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool.book import Call
-from plesio.core.pool.recipe import client_of
+from plesio.core.pool.recipe import MESSAGE, client_of
 from plesio.core.pool.state import Durable, apply
 from plesio.core.refusals import Refusals
 from plesio.core.taskbook import TaskState
@@ -69,6 +69,8 @@ class Volatile:
         self.concurrent: set[str] = set()  # functions of which a slot may run many calls at once
         self.copies: dict[int, str] = {}  # task -> the slot that runs a second copy of it
         self.buckets: dict[str, Bucket] = {}
+        self.getters: dict[str, dict[tuple[str, int], int]] = {}  # by queue: (session, number) -> messages wanted
+        self.gone_s: dict[str, float] = {}  # clients that hold messages and are not connected: since when
         self.taken: deque[int] = deque()  # ended tasks whose clients know it
         self.choices = 0
         self.refusals = Refusals()
@@ -119,7 +121,10 @@ class Turn:
         return self.volatile.pulses.setdefault(slot, Pulse(self.now_s))
 
     def tell(self, call: Call) -> None:
-        """Whoever waits for the end of this task is told it."""
+        """Whoever waits for the end of this task is told it; of a message nobody does."""
+        if call.recipe.fn == MESSAGE:
+            self.volatile.taken.append(call.id)
+            return
         session = self.durable.sessions.get(client_of(call.id), "")
         watchers = self.volatile.watchers.pop(call.id, ())
         if session in self.volatile.online and session not in watchers:

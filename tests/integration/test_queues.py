@@ -1,0 +1,117 @@
+"""Queues of messages and topics, with real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import plesio
+from plesio.errors import QueueFull, UserError
+from plesio.tasks import Client
+
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pool")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    with plesio.connect(folder=folder, workers=1) as client:
+        yield client
+
+
+def test_messages_come_in_order_within_their_priority(client: Client) -> None:
+    queue = client.queue("ordered")
+    for i in range(20):
+        queue.put(i, priority=i % 2)
+    queue.put_many(["last"])
+    assert len(queue) == 21 and queue.peek(3) == [1, 3, 5]
+    messages = queue.get_many(100, WAIT_S)
+    assert [m.value for m in messages] == [*range(1, 20, 2), *range(0, 20, 2), "last"]
+    queue.ack_many(messages, wait=True)
+    assert len(queue) == 0 and queue.get(timeout=0.05) is None
+
+
+def test_what_is_given_back_comes_again_in_its_place(client: Client) -> None:
+    queue = client.queue("again")
+    queue.put_many("abc")
+    first, second = queue.get(WAIT_S), queue.get(WAIT_S)
+    assert first is not None and second is not None
+    second.nack()
+    first.nack()
+    again = queue.get_many(3, WAIT_S)
+    while len(again) < 3:
+        again += queue.get_many(3, WAIT_S)
+    assert [m.value for m in again] == ["a", "b", "c"] and [m.attempts for m in again] == [1, 1, 0]
+    queue.ack_many(again)
+    with pytest.raises(UserError, match="before"):
+        again[0].ack()
+
+
+def test_a_block_acknowledges_or_gives_back(client: Client) -> None:
+    queue = client.queue("block")
+    queue.put("x").result(WAIT_S)
+    message = queue.get(WAIT_S)
+    assert message is not None
+    with pytest.raises(ZeroDivisionError), message as value:
+        assert value == "x"
+        raise ZeroDivisionError
+    message = queue.get(WAIT_S)
+    assert message is not None and message.attempts == 1
+    with message:
+        pass
+    assert queue.get(timeout=0.05) is None
+
+
+def test_a_full_queue_takes_no_more_until_there_is_room(client: Client) -> None:
+    queue = client.queue("small", capacity=3)
+    queue.put_many([1, 2, 3])
+    fourth = queue.put(4)
+    with pytest.raises(TimeoutError):
+        fourth.result(0.3)
+    with pytest.raises(QueueFull):
+        queue.put(5, block=False)
+    for message in queue.get_many(2, WAIT_S):
+        message.ack()
+    fourth.result(WAIT_S)
+    assert queue.drain() == [3, 4]
+
+
+def test_a_paused_queue_keeps_what_is_put(client: Client) -> None:
+    queue = client.queue("paused")
+    queue.pause()
+    queue.put("x").result(WAIT_S)
+    assert queue.get(timeout=0.1) is None
+    queue.pause(False)
+    message = queue.get(WAIT_S)
+    assert message is not None and message.value == "x"
+    message.ack()
+    queue.remove()
+
+
+def test_every_subscription_has_each_message_and_a_slow_one_costs_the_others_nothing(client: Client) -> None:
+    topic = client.topic("news")
+    topic.publish("nobody hears this").result(WAIT_S)
+    fast, slow = topic.subscribe("fast"), topic.subscribe("slow")
+    for i in range(100):
+        topic.publish(i)
+    topic.publish(100).result(WAIT_S)
+    assert fast.drain() == list(range(101)) and len(slow) == 101
+    topic.unsubscribe("slow")
+    topic.publish("more").result(WAIT_S)
+    assert fast.drain() == ["more"]
+
+
+def test_what_one_client_took_is_another_ones_when_it_is_gone(client: Client, folder: Path) -> None:
+    queue = client.queue("left")
+    queue.put_many(range(5))
+    with plesio.connect(folder=folder) as other:
+        held = other.queue("left").get_many(5, WAIT_S)
+        assert len(held) == 5
+        held[0].ack(wait=True)
+    assert [m.value for m in queue.get_many(5, WAIT_S)] == [1, 2, 3, 4]
