@@ -58,6 +58,18 @@ class WireError(PlesioError):
     """The peer sent bytes that break the protocol."""
 
 
+class CannotSend(UserError):
+    """The value cannot travel between processes; send plain values, arrays and tensors."""
+
+
+class ValueRefused(WireError):
+    """The bytes are not an encoded value."""
+
+
+class SegmentGone(ValueRefused):
+    """The shared segment that holds a part of the value was dropped; compute the value again."""
+
+
 class StoreError(PlesioError):
     """The journal cannot be written; see whether the disk is full or read-only."""
 
