@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -254,6 +255,17 @@ def test_a_buffer_beyond_its_segment_is_refused(shares: Shares) -> None:
     hostile = large.replace(segments(large)[0].encode(), segments(small)[0].encode())
     with pytest.raises(ValueRefused, match="of which came"):
         decode(hostile, shares)
+
+
+def test_too_many_open_files_are_no_fault_of_the_value(shares: Shares) -> None:
+    data = encode(full(1), shares)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(UserError, match="allow more open files"):
+            decode(data, shares)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_sweep_keeps_what_tasks_name_and_what_the_living_use(shares: Shares, child: Any) -> None:
