@@ -104,7 +104,8 @@ def encode_call(
     extras: _Extras = [], []
     try:
         plain = args if _SCALARS.issuperset(map(type, args)) else [_dress(value, extras) for value in args]
-        named = {name: _dress(value, extras) for name, value in kwargs.items()} if kwargs else kwargs
+        scalars = not kwargs or _SCALARS.issuperset(map(type, kwargs.values()))
+        named = kwargs if scalars else {name: _dress(value, extras) for name, value in kwargs.items()}
         body = _pack((plain, named))
     except _UNFIT as error:
         raise CannotSend(_explain_call(args, kwargs, error)) from None

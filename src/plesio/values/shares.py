@@ -83,7 +83,8 @@ class Shares:
         """The whole segment, privately mapped: writable, and nobody else sees what is written.
 
         The mapping lives as long as any view of it, whoever drops the segment, and keeps one file open.
-        Raises SegmentGone when it was dropped, ValueRefused for what is not a segment's name.
+        Raises SegmentGone when it was dropped, ValueRefused for what is no segment, UserError when this process has too
+        many open.
         """
         path = self._path(name)
         try:
@@ -99,6 +100,9 @@ class Shares:
         except (FileNotFoundError, BlockingIOError) as error:
             raise SegmentGone(f"segment {name} is gone from {self.folder}; compute the value again") from error
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                mend = "let go of some results, or allow more open files (ulimit -n)"
+                raise UserError(f"segment {name} cannot be mapped: {error}; {mend}") from error
             raise ValueRefused(f"segment {name} in {self.folder} cannot be read: {error}") from error
 
     def settle(self, names: Collection[str]) -> None:
@@ -121,7 +125,8 @@ class Shares:
     def sweep(self, keep: Collection[str]) -> int:
         """Deletes segments that are not in `keep` and that no living process writes, has written or reads. How many.
 
-        `keep`: those that live tasks name. Also counts the folder's bytes anew.
+        `keep`: those that live tasks name; no task may be accepted between its taking and the end of this. Also counts the
+        folder's bytes anew.
         """
         swept = 0
         with self._ledger() as ledger:
