@@ -22,7 +22,7 @@ import msgspec
 from plesio.core.pool import effects as e
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
-from plesio.errors import AccessRefused, WireError
+from plesio.errors import AccessRefused, PlesioError, WireError
 from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
 from plesio.runtime.board import Board
@@ -30,7 +30,7 @@ from plesio.runtime.slot import SlotSettings
 from plesio.runtime.slot import main as slot_main
 from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel, connect
-from plesio.wire.tls import Tls
+from plesio.wire.tls import Tls, load
 
 BEAT_S = 0.5
 LOOK_S = 0.1  # between two looks at deadlines and memory
@@ -52,6 +52,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     folder: str  # for logs
     tags: tuple[tuple[str, float], ...] = ()
     memory_bytes: int = 0
+    tls: str = ""
 
 
 class Place:
@@ -290,6 +291,17 @@ class Node:
             self.channel.close()
 
 
+def main() -> None:
+    """Entry of a node's own process. Its settings come as one line of JSON on stdin: they hold the token."""
+    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=NodeSettings)
+    log_to(Path(settings.folder) / f"{settings.name}.log")
+    try:
+        Node(settings, load(settings.tls) if settings.tls else None).run()
+    except PlesioError as error:
+        print(f"{settings.name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory of a process; 0 when it is gone."""
     try:
@@ -313,3 +325,7 @@ def log_to(path: Path) -> None:
     os.dup2(log, 2)
     os.close(log)
     os.close(nothing)
+
+
+if __name__ == "__main__":
+    main()
