@@ -221,7 +221,10 @@ class SimLearner(Process):
                 self.stepping = 0
 
     def _rejoin(self, _: Any = None) -> None:
-        """Joins anew: everything is dropped."""
+        """Joins anew: everything is dropped. Who is saying goodbye just goes."""
+        if self.farewell is not None:
+            self.released()
+            return
         self.rejoins += 1
         self.arrivals.rejoin()
         self.unsent, self.pushes, self.done_steps = [], {}, {}
@@ -254,7 +257,7 @@ class SimLearner(Process):
 
     def _advance_to(self, made: m.VersionMade, payload: Any, order: Advance) -> None:
         self._settle(order.settled)
-        self.content = Content(self.content, payload)
+        self.content = payload if made.kind == "params" else Content(self.content, payload)
         if order.donate:
             self._upload(made.version)
         if order.reload:
