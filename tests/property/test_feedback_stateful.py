@@ -17,9 +17,10 @@ from plesio.codecs.base import Packet
 from plesio.core import effects as e
 from plesio.core.spec import RunSpec
 from plesio.records import Version
-from plesio.runtime import learner as runtime
+from plesio.runtime import participant as runtime
 from plesio.runtime.coding import Coding
 from plesio.runtime.fragments import pack_state
+from plesio.runtime.learner import LearnerEngine
 from plesio.strategies.presets import Decoupled
 from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
@@ -60,10 +61,11 @@ class Feedback(RuleBasedStateMachine):
         original, runtime.Link = runtime.Link, WiredToNothing  # type: ignore[misc, assignment]
         try:
             where = runtime.Settings(("nowhere", 0), "", "a", "i")
-            self.engine = runtime.LearnerEngine(where, model, torch.optim.SGD(model.parameters(), lr=1.0), None)
+            self.engine = LearnerEngine(where, model, torch.optim.SGD(model.parameters(), lr=1.0), None)
         finally:
             runtime.Link = original  # type: ignore[misc]
-        self.link: WiredToNothing = self.engine.link  # type: ignore[assignment]
+        self.participant = self.engine.participant
+        self.link: WiredToNothing = self.participant.link  # type: ignore[assignment]
         self.parameter = next(model.parameters())
         self.server = self.parameter.detach().clone().flatten()  # what all learners see
         self.at = Version(1, 0)
@@ -77,22 +79,22 @@ class Feedback(RuleBasedStateMachine):
         self.engine.join()
 
     def teardown(self) -> None:
-        self.engine.coding.stop()
+        self.participant.coding.stop()
 
     def give(self, message: Any, value: Any = None) -> None:
-        self.engine.events.put((message, value))
+        self.participant.events.put((message, value))
 
     def give_state(self) -> None:
-        data = pack_state(self.engine.layout, self.server, {})
-        self.engine._on_event(m.VersionMade(self.at, "state", {}), memoryview(data))
-        self.engine.coding.wait()
+        data = pack_state(self.participant.layout, self.server, {})
+        self.participant._on_event(m.VersionMade(self.at, "state", {}), memoryview(data))
+        self.participant.coding.wait()
 
     def settled(self) -> None:
-        self.engine.coding.wait()
-        self.engine._drain()
+        self.participant.coding.wait()
+        self.participant.drain()
 
     def packet(self, seq: int) -> Tensor:
-        self.engine.coding.wait()
+        self.participant.coding.wait()
         return codecs.decode(Packet.from_bytes(self.link.sent[(self.engine.book.generation, seq)]))
 
     @property
@@ -143,20 +145,20 @@ class Feedback(RuleBasedStateMachine):
 
     @invariant()
     def nothing_of_the_work_is_missing(self) -> None:
-        engine = self.engine
-        engine.coding.wait()
-        local = engine.layout.gather(engine.replica.parameters, torch.empty(SIZE, dtype=torch.float64))
-        found = self.gone + (engine.replica.anchor - local)
+        participant = self.participant
+        participant.coding.wait()
+        local = participant.layout.gather(participant.replica.parameters, torch.empty(SIZE, dtype=torch.float64))
+        found = self.gone + (participant.replica.anchor - local)
         for seq in self.in_flight:
             found = found + self.packet(seq)
-        if engine.coding.state is not None:
-            found = found + engine.coding.state.residual
+        if participant.coding.state is not None:
+            found = found + participant.coding.state.residual
         torch.testing.assert_close(found, self.work, rtol=1e-9, atol=1e-6)
 
     @invariant()
     def the_base_is_what_the_server_has(self) -> None:
         torch.testing.assert_close(self.engine.replica.outer, self.server)
-        assert self.engine.book.base == self.at and self.engine.rejoins == 0
+        assert self.engine.book.base == self.at and self.participant.rejoins == 0
 
 
 TestFeedback = Feedback.TestCase

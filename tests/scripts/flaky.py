@@ -51,7 +51,7 @@ wire.Channel.send_bulk = slow_send
 Bulk.on_frame, Link._subscription = counted_frame, counted_subscription
 run = plesio.join()
 learner = run.learner(model, optimizer)
-link = run._engine.link
+link = run._engine.participant.link
 threading.Thread(target=break_it, daemon=True).start()
 for unit in run.units(64, 4, epochs=2):
     optimizer.zero_grad()

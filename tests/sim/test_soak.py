@@ -72,7 +72,7 @@ class Soak:
         for name, learner in cluster.learners.items():
             book = learner.book
             sizes[f"{name}'s book"] = len(book.parts) + len(book.in_flight) + len(book.unsent.ended | book.unsent.begun)
-            kept = (learner.unsent, learner.pushes, learner.units, learner.done_steps, learner.stashed)
+            kept = (learner.unsent, learner.pushes, learner.units, learner.done_steps, learner.arrivals.stashed)
             sizes[f"{name}'s work"] = sum(map(len, kept))
         return sizes
 

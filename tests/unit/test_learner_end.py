@@ -1,4 +1,4 @@
-"""How a learner's part ends when the run went on without it. The shipped engine, wired to nothing."""
+"""How a learner's part ends, or begins anew, when the run went on without it. The shipped engine, wired to nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from plesio.core import effects as e
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
 from plesio.records import Version
-from plesio.runtime import learner as runtime
+from plesio.runtime import participant as runtime
 from plesio.runtime.fragments import pack_state
+from plesio.runtime.learner import LearnerEngine
 from plesio.strategies.presets import Decoupled, Sync
 from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
@@ -30,6 +31,9 @@ class Nowhere:
     def start(self) -> None: ...
 
     def welcome(self) -> None: ...
+
+    def join_again(self, identity: Any) -> None:
+        self.identity = identity
 
     def tell(self, message: Any) -> None: ...
 
@@ -50,23 +54,23 @@ class Learner:
     def __init__(self, start_rounds: int) -> None:
         self.model = torch.nn.Linear(4, 1, bias=False)
         where = runtime.Settings(("nowhere", 0), "", "a", "i")
-        self.engine = runtime.LearnerEngine(where, self.model, torch.optim.SGD(self.model.parameters(), lr=0.1), None)
+        self.engine = LearnerEngine(where, self.model, torch.optim.SGD(self.model.parameters(), lr=0.1), None)
         schedule = Schedule.of(Decoupled(every=1), Sync(), start_rounds)
         spec = RunSpec(run="r", learners=1, schedule=schedule, uplink="none", downlink="none")
         self.give(e.Welcome("a", 1, spec, 1))
         self.give_state(Version(1, 86), 1.0)
         self.engine.join()
         self.engine.book.step(1)
-        self.engine._push(torch.ones(4), last=False)
+        self.engine.participant._push(torch.ones(4), last=False)
 
     def give(self, message: Any) -> None:
-        self.engine._on_event(message, None)
-        self.engine.coding.wait()
+        self.engine.participant._on_event(message, None)
+        self.engine.participant.coding.wait()
 
     def give_state(self, version: Version, value: float) -> None:
-        data = pack_state(self.engine.layout, torch.full((4,), value), {})
-        self.engine._on_event(m.VersionMade(version, "state", {}), memoryview(data))
-        self.engine.coding.wait()
+        data = pack_state(self.engine.participant.layout, torch.full((4,), value), {})
+        self.engine.participant._on_event(m.VersionMade(version, "state", {}), memoryview(data))
+        self.engine.participant.coding.wait()
 
 
 @pytest.fixture(params=[0, 1000], ids=["deltas", "gradients"])
@@ -74,7 +78,7 @@ def learner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(runtime, "Link", Nowhere)
     learner = Learner(request.param)
     yield learner
-    learner.engine.coding.stop()
+    learner.engine.participant.coding.stop()
 
 
 @pytest.mark.parametrize("state_first", [True, False])
@@ -89,7 +93,7 @@ def test_who_hears_of_the_end_but_not_of_the_roll_back_before_it_has_the_final_m
     ]
     for tell in news if state_first else reversed(news):
         tell()
-        learner.engine._drain()
+        learner.engine.participant.drain()
     learner.engine._settle_final()
     assert learner.engine.book.base == Version(2, number)
     assert next(learner.model.parameters()).tolist() == [[3.0] * 4]
@@ -100,9 +104,22 @@ def test_who_is_turned_away_ends_without_waiting_for_an_answer(learner: Learner)
     refusal = e.Refuse("a", "i", "the name 'a' is taken by a learner that is alive")
     learner.give(refusal)
     with pytest.raises(UserError, match="taken"):
-        learner.engine._drain()
+        learner.engine.participant.drain()
     learner.give(refusal)  # it connected once more
     began_s = time.monotonic()
     learner.engine.leave()
     assert time.monotonic() - began_s < 5.0
-    assert learner.engine.link.stopped  # type: ignore[attr-defined]
+    assert learner.engine.participant.link.stopped  # type: ignore[attr-defined]
+
+
+def test_who_joins_anew_takes_no_state_that_was_under_way_to_the_generation_before(learner: Learner) -> None:
+    """It is not asked for: the learner would go on with it, and lose its base when it is welcomed."""
+    participant = learner.engine.participant
+    learner.give(e.Rejoin("a", 1))
+    learner.give_state(Version(1, 90), 2.0)
+    learner.give(e.Welcome("a", 2, participant.arrivals.spec, 1))  # type: ignore[arg-type]
+    learner.give_state(Version(1, 91), 4.0)
+    participant.handle_next()
+    assert participant.rejoins == 1 and learner.engine.book.generation == 2
+    assert learner.engine.book.base == participant.link.identity.base == Version(1, 91)
+    assert next(learner.model.parameters()).tolist() == [[4.0] * 4]

@@ -1,4 +1,4 @@
-"""The simulated learner: the shipped PushBook, steps that take virtual time, and no tensors."""
+"""The simulated learner: the shipped Arrivals and PushBook, steps that take virtual time, and no tensors."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import msgspec
 
 from plesio.core import effects as e
 from plesio.core import stimuli as s
-from plesio.core.pushbook import PushBook, Work
-from plesio.core.spec import RunSpec
+from plesio.core.arrival import Advance, Arrivals, Drop, JoinAnew, Load
+from plesio.core.pushbook import PushBook
 from plesio.core.state import ids
 from plesio.records import Contribution, Dataset, Version
 from plesio.sim.content import Content, Step
 from plesio.sim.network import Connection, Network
 from plesio.sim.world import Process, World
-from plesio.strategies.base import Strategy
-from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
 
 ASK = 4
@@ -40,14 +38,10 @@ class SimLearner(Process):
         self.dataset = dataset
         self.steps_per_unit = steps
         self.book = PushBook(run="", name=name)
-        self.spec: RunSpec | None = None
+        self.arrivals = Arrivals(self.book)
         self.control: Connection | None = None
         self.bulk: Connection | None = None
         self.wants_bulk = False
-        self.lineage = 0
-        self.ends: tuple[int, ...] = ()
-        self.rollback: e.RollBack | None = None
-        self.stashed: list[tuple[m.VersionMade, Any]] = []  # of a lineage whose RollBack is not here yet
         self.content = Content(None, ())  # of the base
         self.unsent: list[Step] = []
         self.pushes: dict[int, tuple[Contribution, tuple[Step, ...]]] = {}
@@ -58,8 +52,6 @@ class SimLearner(Process):
         self.nothing_left = False
         self.stepping = 0  # which step is under way; 0: none
         self.step_count = 0
-        self.final = False
-        self.over = False
         self.rejoins = 0
         self.farewell: s.Leave | None = None  # it wants to go
         self.released: Callable[[], None] = lambda: None
@@ -126,26 +118,20 @@ class SimLearner(Process):
         if isinstance(message, m.VersionMade):
             self._version(message, payload)
         elif isinstance(message, e.EndRun) or (isinstance(message, e.Refuse) and "finished" in message.reason):
-            self.over = True
+            self._take_all(self.arrivals.ended())
         elif message.generation == self.book.generation or isinstance(message, e.Welcome):
             self._ANSWERS[type(message)](self, message)
         self._advance()
 
     # -- training
 
-    def _strategy(self) -> Strategy:
-        assert self.book.base is not None
-        return self._timeline().at(self.book.base.number + 1)
-
-    def _timeline(self) -> Timeline:
-        assert self.spec is not None
-        return Timeline(self.spec.schedule, self.ends)
-
     def _advance(self) -> None:
         """Goes on with whatever can go on."""
-        if self.over or self.farewell is not None or self.book.base is None or self.stepping or self.final:
+        if self.arrivals.over or self.arrivals.final or self.farewell is not None:
             return
-        strategy = self._strategy()
+        if self.book.base is None or self.stepping:
+            return
+        strategy = self.arrivals.strategy()
         if strategy.sends == "gradient":
             if self.book.unsent.steps:
                 self._push(False, self.book.base)
@@ -182,7 +168,7 @@ class SimLearner(Process):
         if ends:
             self.units.popleft()
             del self.done_steps[unit]
-        if self._strategy().sends == "gradient":
+        if self.arrivals.strategy().sends == "gradient":
             self._push(False, base)
         self._advance()
 
@@ -199,12 +185,8 @@ class SimLearner(Process):
     # -- answers of the coordinator
 
     def _welcome(self, message: e.Welcome) -> None:
-        if message.generation == self.book.generation:
+        if not self.arrivals.welcomed(message):
             return
-        self.spec = message.spec
-        self.book.run = message.spec.run
-        self.book.rejoined(message.generation)
-        self.lineage, self.rollback = message.lineage, None
         if not self.wants_bulk:
             self.wants_bulk = True
             self.network.connect(self, "synchronizer", "bulk")
@@ -223,31 +205,32 @@ class SimLearner(Process):
             self.units.extend(ids(message.spans))
 
     def _donate(self, message: e.DonateState) -> None:
-        if message.initial and self.book.base is None:
-            self._upload(Version(self.lineage, 0))
-        elif self.book.base is not None:
-            self._upload(self.book.base)
+        wanted = self.arrivals.donated(message)
+        if wanted is not None:
+            self._upload(wanted)
 
     def _answer_push(self, message: e.AnswerPush) -> None:
-        if message.reason in ("lease", "future", "run"):
+        order = self.arrivals.answered(message)
+        if isinstance(order, JoinAnew):
             self._rejoin()
-            return
-        work = self.book.in_flight.get(message.seq, Work())
-        for seq in self.book.refused(message.seq, message.reason):
-            del self.pushes[seq]
-            for unit in work.begun & set(self.units):  # the rest of it is dealt again, to whoever asks
+        elif isinstance(order, Drop):
+            self._settle(order.pushes)
+            for unit in order.units & set(self.units):
                 self.units.remove(unit)
                 self.done_steps.pop(unit, None)
                 self.stepping = 0
 
     def _rejoin(self, _: Any = None) -> None:
-        """Joins anew: everything is dropped."""
+        """Joins anew: everything is dropped. Who is saying goodbye just goes."""
+        if self.farewell is not None:
+            self.released()
+            return
         self.rejoins += 1
-        self.book.rejoined(0)
+        self.arrivals.rejoin()
         self.unsent, self.pushes, self.done_steps = [], {}, {}
         self.units.clear()
         self.asked, self.nothing_left, self.request = None, False, 0
-        self.stepping, self.final, self.stashed = 0, False, []
+        self.stepping = 0
         self.incarnation = f"{self.first_incarnation}.{self.rejoins}"
         self._greet()
 
@@ -255,87 +238,43 @@ class SimLearner(Process):
         self.released()
 
     def _rolled_back(self, message: e.RollBack) -> None:
-        if message.lineage <= self.lineage and self.book.base is not None:
-            return
-        self.rollback = message
-        stashed, self.stashed = self.stashed, []
-        for made, payload in stashed:
-            self._version(made, payload)
+        self._take_all(self.arrivals.rolled_back(message))
 
     # -- versions
 
+    def _take_all(self, put_aside: list[tuple[Any, Any]]) -> None:
+        for made, payload in put_aside:
+            self._version(made, payload)
+
     def _version(self, made: m.VersionMade, payload: Any) -> None:
-        base = self.book.base
-        if self.book.generation == 0:
-            return
-        if made.kind == "state":
-            self._state(made, payload)
-            return
-        if self.stashed and made.version.lineage == self.stashed[0][0].version.lineage:
-            self.stashed.append((made, payload))
-            return
-        if base is None or made.version.lineage != base.lineage or made.version.number <= base.number:
-            return
-        if made.kind == "gap" or made.version.number != base.number + 1:
+        order = self.arrivals.take(made, payload)
+        if isinstance(order, JoinAnew):
             self._rejoin()
-            return
-        self.content = Content(self.content, payload)
-        self.ends = made.ends
-        self._settle(made)
-        if made.donor == self.name:
+        elif isinstance(order, Advance):
+            self._advance_to(made, payload, order)
+        elif isinstance(order, Load):
+            self._load(made.version, payload, order)
+
+    def _advance_to(self, made: m.VersionMade, payload: Any, order: Advance) -> None:
+        self._settle(order.settled)
+        self.content = payload if made.kind == "params" else Content(self.content, payload)
+        if order.donate:
             self._upload(made.version)
-        self.final = self.final or made.final
-        if self._timeline().reloads_at(made.version.number) and not self.final:
+        if order.reload:
             self._rejoin()
 
-    def _settle(self, made: m.VersionMade) -> None:
-        generation, seq = made.merged.get(self.name, (0, 0))
-        for gone in self.book.arrived(made.version, seq if generation == self.book.generation else 0):
-            del self.pushes[gone]
-
-    def _state(self, made: m.VersionMade, content: Content) -> None:
-        base = self.book.base
-        if base is not None and made.version.lineage < base.lineage:
-            return
-        if base is not None and made.version.lineage > base.lineage:
-            if self.rollback is None or self.rollback.lineage != made.version.lineage:
-                self.stashed = [(made, content)]
-                return
-            if not self._return_unmerged(made):
-                self._rejoin()
-                return
-        elif base is not None:
-            if made.version.number <= base.number:
-                return
-            if self._strategy().kind != self._strategy_after(made).kind:
-                self._rejoin()
-                return
-            self._settle(made)
-        self.content, self.ends = content, made.ends
-        self.book.base, self.lineage, self.final = made.version, made.version.lineage, False
-        self._tell(s.Hold(self.name, self.book.generation, made.version))
-
-    def _strategy_after(self, made: m.VersionMade) -> Strategy:
-        assert self.spec is not None
-        return Timeline(self.spec.schedule, made.ends).at(made.version.number + 1)
-
-    def _return_unmerged(self, made: m.VersionMade) -> bool:
-        """After a roll-back, as the shipped learner does. False: join anew."""
-        assert self.spec is not None and self.rollback is not None and self.book.base is not None
-        keep = self._strategy().kind == self._strategy_after(made).kind == "local"
-        told = self.rollback
-        unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
-        if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
-            return False
-        back, gone = self.book.rolled_back(made.version, told.voided, keep, told.settled)
-        for seq in back:
+    def _load(self, version: Version, content: Content, order: Load) -> None:
+        for seq in order.back:
             self.unsent.extend(self.pushes.pop(seq)[1])
-        for seq in gone:
-            del self.pushes[seq]
-        self.rollback = None
-        if not keep:
+        self._settle(order.settled)
+        if order.rolled_back and not order.keep:
             self.stepping = 0  # a gradient under way is of a version that is gone: it is computed again
-        return True
+        self.content = content
+        self._tell(s.Hold(self.name, self.book.generation, version))
+
+    def _settle(self, pushes: list[int]) -> None:
+        for seq in pushes:
+            del self.pushes[seq]
 
     _ANSWERS: dict[type, Callable[[SimLearner, Any], None]] = {
         e.Welcome: _welcome,

@@ -13,6 +13,7 @@ from plesio.records import Contribution, Version
 from plesio.sim.content import Content, Step
 from plesio.sim.network import Connection, Network
 from plesio.sim.world import Process, World
+from plesio.strategies.base import Kind
 from plesio.strategies.schedule import Timeline
 from plesio.wire import messages as m
 
@@ -135,10 +136,11 @@ class SimSynchronizer(Process):
         base = message.base
         if base is not None and self.version is not None and base.lineage == self.lineage:
             missed = [h for h in self.history if h[0].version.number > base.number]
-            if len(missed) == self.version.number - base.number:
+            whole = [h for h in missed if h[0].kind == "params" and h[0].version == self.version]
+            if whole or len(missed) == self.version.number - base.number:
                 self.waiting.discard(message.name)
-                for made, steps in missed:
-                    connection.send(self, made, steps)
+                for made, payload in whole or missed:
+                    connection.send(self, made, payload)
                 return
             if self._gradient(base):
                 self.waiting.discard(message.name)
@@ -183,16 +185,23 @@ class SimSynchronizer(Process):
                 "a change of a state that is not here"
             )
             self.content, self.state_of = Content(self.content, steps), order.version
-        what = "gradient" if kind == "replicated" else "delta"
+        what, payload = self._news(kind, steps)
         made = m.VersionMade(
             order.version, what, dict(self.merged), order.final, order.donor, order.evaluator, ends=self.ends
         )
-        self.history.append((made, steps))
+        self.history.append((made, payload))
         for name, connection in self.subscribers.items():
             if name not in self.waiting:
-                connection.send(self, made, steps)
+                connection.send(self, made, payload)
         self._tell(s.Merged(self.incarnation, order.version, 0.01))
         self._serve_waiting()
+
+    def _news(self, kind: Kind, steps: tuple[Step, ...]) -> tuple[str, Any]:
+        """What learners get of the version just made: what loses nothing is sent whole."""
+        assert self.spec is not None
+        if kind == "replicated":
+            return "gradient", steps
+        return ("params", self.content) if self.spec.downlink == "none" else ("delta", steps)
 
     def _take_snapshot(self) -> None:
         if self.version is None or self.state_of != self.version or self.content is None:

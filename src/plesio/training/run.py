@@ -78,7 +78,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Is the run over? (For loops that do not use `units`.)"""
-        return self._engine is not None and self._engine.ended is not None
+        return self._engine is not None and self._engine.arrivals.over
 
     def learner(
         self,
@@ -128,7 +128,7 @@ class Run:
 
     def _wanted_epochs(self, own: int) -> int:
         """What the command says goes before what the script says; 0: until the token target is reached."""
-        spec = self._engine.spec if self._engine is not None else None
+        spec = self._engine.arrivals.spec if self._engine is not None else None
         if spec is None:
             return own
         return spec.epochs if spec.epochs is not None else 0 if spec.until_tokens is not None else own
@@ -171,7 +171,7 @@ def join() -> Run:
     address = os.environ.get("PLESIO_COORDINATOR")
     if not address:
         return Run(None, first=True)
-    from plesio.runtime.learner import Settings
+    from plesio.runtime.participant import Settings
     from plesio.wire.tls import from_environment
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which stops everybody in order
