@@ -186,9 +186,8 @@ class Slot:
                 self.board.begin(id)
             try:
                 value = function(*args, **kwargs)
-                self.current = 0
             finally:
-                self.current = 0
+                self.current = 0  # signals are for it no more
                 self.board.begin(0)
                 if item.timeout_s > 0:
                     signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -206,6 +205,7 @@ class Slot:
             self._fail(id, outcome.MEMORY, "it ran out of memory")
         except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
             self._fail(id, outcome.RAISED, told(error))
+        self.current = 0
         self.busy_s += time.perf_counter() - began_s
 
     def _begin_timed(self, item: Item) -> None:
