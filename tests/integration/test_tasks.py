@@ -102,6 +102,27 @@ def test_the_same_key_is_the_same_task(client: Client, tmp_path: Path) -> None:
     assert Path(path).read_text() == "x\n"
 
 
+@pytest.mark.parametrize("name", ["meet", "meet_in_threads"])
+def test_coroutines_and_thread_tasks_run_many_at_a_time(client: Client, name: str, tmp_path: Path) -> None:
+    futures = [client.submit(fn(name), str(tmp_path), i, 40) for i in range(40)]
+    assert client.gather(futures, WAIT_S) == list(range(40)), "each waits for all the others, and there are two slots"
+    assert client.submit(fn("add"), 1, 2).result(WAIT_S) == 3
+
+
+def test_a_coroutine_fails_stops_and_runs_out_of_time_like_any_task(client: Client) -> None:
+    with pytest.raises(TaskFailed, match="in a coroutine"):
+        client.submit(fn("aboom")).result(WAIT_S)
+    with pytest.raises(TaskFailed, match="timeout of 0.2 s"):
+        client.submit(fn("doze"), 60, timeout_s=0.2).result(WAIT_S)
+    stopped = client.submit(fn("doze"), 60)
+    with pytest.raises(TimeoutError):
+        stopped.result(0.3)
+    stopped.cancel()
+    with pytest.raises(TaskCancelled):
+        stopped.result(WAIT_S)
+    assert client.submit(fn("doze"), 0.01).result(WAIT_S) == 0.01
+
+
 def test_not_before_its_delay(client: Client) -> None:
     began_s = time.monotonic()
     assert client.submit(fn("add"), 1, delay_s=0.5).result(WAIT_S) == 1

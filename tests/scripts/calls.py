@@ -1,9 +1,12 @@
 """Functions for tests of tasks."""
 
+import asyncio
 import os
 import signal
 import time
 from pathlib import Path
+
+import plesio
 
 
 def add(a, b=0):
@@ -56,3 +59,32 @@ def once(path):
         file.touch()
         raise RuntimeError("the first time")
     return "the second time"
+
+
+async def doze(seconds):
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def aboom():
+    raise ValueError("in a coroutine")
+
+
+def arrived(folder, i, count):
+    """Are they all here?"""
+    (Path(folder) / str(i)).touch()
+    return len(os.listdir(folder)) >= count
+
+
+async def meet(folder, i, count):
+    """Ends when so many calls are under way at once."""
+    while not arrived(folder, i, count):
+        await asyncio.sleep(0.01)
+    return i
+
+
+@plesio.task(run="thread")
+def meet_in_threads(folder, i, count):
+    while not arrived(folder, i, count):
+        time.sleep(0.01)
+    return i

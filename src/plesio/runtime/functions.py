@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,11 @@ class Functions:
             known = self._known[name] = _load(name)
         return known
 
+    def is_concurrent(self, name: str) -> bool:
+        """A coroutine function, or one that is for threads. Raises NotImportable."""
+        function = self.get(name)
+        return getattr(function, "__plesio_run__", "") == "thread" or inspect.iscoroutinefunction(function)
+
 
 def _load(name: str) -> Callable[..., Any]:
     module_name, _, path = name.rpartition(":")
@@ -43,7 +49,6 @@ def _load(name: str) -> Callable[..., Any]:
             f"{name!r} cannot be imported on this worker ({type(error).__name__}: {error}); "
             "install it there, or start the worker in the folder where it is"
         ) from error
-    found = getattr(found, "__plesio_function__", found)
     if not callable(found):
         raise NotImportable(f"{name!r} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import deque
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,10 +23,13 @@ from plesio.core.pool import stimuli as s
 from plesio.errors import AccessRefused, CannotSend, WireError
 from plesio.runtime.board import Board
 from plesio.runtime.functions import Functions, NotImportable
-from plesio.values import encoding
+from plesio.values import Shares, encoding
 from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel, connect
 from plesio.wire.tls import Tls
+
+if TYPE_CHECKING:
+    from plesio.runtime.concurrent import Concurrent
 
 IDLE_S = 0.25  # a wait is no longer, so that a signal to leave is seen
 PAUSE_S = 0.001  # between two looks at what has come, and between two sendings, while there is work
@@ -82,6 +85,10 @@ class Slot:
         self.channel: BlockingChannel | None = None
         self.leaving = False
         self.current = 0
+        self.modes: dict[str, bool] = {}  # by function: may many calls be under way?
+        self.concurrent: Concurrent | None = None
+        self.shares: Shares | None = None
+        self.told = told
 
     def serve(self) -> None:
         """Works until told to leave."""
@@ -92,7 +99,7 @@ class Slot:
         pause_s, farewells = FIRST_PAUSE_S, 0
         while True:
             try:
-                self._connect()
+                self.connect()
                 pause_s = FIRST_PAUSE_S
                 self._work()
                 return
@@ -109,10 +116,13 @@ class Slot:
                 time.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """A new connection; says what is here, and again what may be lost. Raises OSError, WireError, AccessRefused."""
         known = self.settings
         self.channel = connect(known.host, known.port, known.token, "slot", self.tls)
         holds = [item.id for item in self.todo]
+        if self.concurrent is not None:
+            holds += self.concurrent.active
         for message in self.sent:
             holds += message.ids if isinstance(message, s.Finished) else [getattr(message, "id", 0)]
         holds += self.ids
@@ -130,21 +140,25 @@ class Slot:
         looked_s = 0.0
         while not self.leaving:
             if not self.todo:
-                self._flush()
-                self._listen(IDLE_S)
+                self.flush()
+                self.listen(IDLE_S)
                 looked_s = time.monotonic()
                 continue
             now_s = time.monotonic()
             if now_s - looked_s > PAUSE_S:
-                self._flush()
-                self._listen(0.0)
+                self.flush()
+                self.listen(0.0)
                 looked_s = time.monotonic()
                 if not self.todo or self.leaving:
                     continue
-            self._run(self.todo.popleft())
+            item = self.todo.popleft()
+            if self.is_concurrent(item):
+                self._run_concurrently(item)
+            else:
+                self.run_item(item)
         self._leave()
 
-    def _listen(self, timeout_s: float) -> None:
+    def listen(self, timeout_s: float) -> None:
         """Takes what has come; waits so long for something."""
         assert self.channel is not None
         if not self.channel.ready(timeout_s):
@@ -157,7 +171,9 @@ class Slot:
                 self._give_back(message.ids)
 
     def _take(self, message: e.Run) -> None:
-        here = {item.id for item in self.todo} if self.todo else ()
+        here = {item.id for item in self.todo} if self.todo else set()
+        if self.concurrent is not None:
+            here |= self.concurrent.active.keys()
         for order in message.orders:
             inputs = order.inputs or ((),) * len(order.ids)
             for id, args, needs in zip(order.ids, order.args, inputs, strict=True):
@@ -167,19 +183,45 @@ class Slot:
     def _give_back(self, ids: tuple[int, ...]) -> None:
         """Those that wait here; said again for those that do not, nothing."""
         unwanted = set(ids)
+        if self.concurrent is not None:
+            self.concurrent.revoke(unwanted)
         gone = [item.id for item in self.todo if item.id in unwanted]
         self.todo = deque(item for item in self.todo if item.id not in unwanted)
         if gone:
             known = self.settings
             self._tell(s.GaveBack(known.slot, known.incarnation, tuple(gone)), keep=False)
 
-    def _run(self, item: Item) -> None:
+    def is_concurrent(self, item: Item) -> bool:
+        """May many calls of it be under way? The pool is told when the answer is new."""
+        if item.fn not in self.modes:
+            try:
+                mode = self.functions.is_concurrent(item.fn)
+            except NotImportable:
+                mode = False  # said when it is run
+            self.modes[item.fn] = mode
+            if mode:
+                known = self.settings
+                self._tell(s.Concurrent(known.slot, known.incarnation, item.fn), keep=False)
+        return self.modes[item.fn]
+
+    def _run_concurrently(self, item: Item) -> None:
+        if self.concurrent is None:
+            from plesio.runtime.concurrent import Concurrent
+
+            self.concurrent = Concurrent(self)
+        self.concurrent.run(item)
+
+    def inputs_of(self, item: Item) -> dict[int, Any] | None:
+        """The results that its arguments refer to."""
+        return {need: encoding.decode(data, self.shares) for need, data in item.inputs} if item.inputs else None
+
+    def run_item(self, item: Item) -> None:
+        """A plain function, to its end."""
         began_s = time.perf_counter()
         id = self.current = item.id
         try:
             function = self.functions.get(item.fn)
-            results = {need: encoding.decode(data) for need, data in item.inputs} if item.inputs else None
-            args, kwargs = encoding.decode_call(item.args, None, results)
+            args, kwargs = encoding.decode_call(item.args, self.shares, self.inputs_of(item))
             if item.timeout_s > 0:
                 self._begin_timed(item)
             else:
@@ -191,20 +233,20 @@ class Slot:
                 self.board.begin(0)
                 if item.timeout_s > 0:
                     signal.setitimer(signal.ITIMER_REAL, 0.0)
-            self.results.append(encoding.encode(value, None, "result"))
+            self.results.append(encoding.encode(value, self.shares, "result"))
             self.ids.append(id)
         except OutOfTime:
-            self._fail(id, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
+            self.fail(id, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
         except Stopped:
-            self._fail(id, outcome.CANCELLED, "it was told to stop")
+            self.fail(id, outcome.CANCELLED, "it was told to stop")
         except NotImportable as error:
-            self._fail(id, outcome.NOT_FOUND, str(error))
+            self.fail(id, outcome.NOT_FOUND, str(error))
         except CannotSend as error:
-            self._fail(id, outcome.UNSENDABLE, str(error))
+            self.fail(id, outcome.UNSENDABLE, str(error))
         except MemoryError:
-            self._fail(id, outcome.MEMORY, "it ran out of memory")
+            self.fail(id, outcome.MEMORY, "it ran out of memory")
         except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
-            self._fail(id, outcome.RAISED, told(error))
+            self.fail(id, outcome.RAISED, told(error))
         self.current = 0
         self.busy_s += time.perf_counter() - began_s
 
@@ -212,12 +254,13 @@ class Slot:
         self.board.begin(item.id, time.monotonic() + item.timeout_s)
         signal.setitimer(signal.ITIMER_REAL, item.timeout_s)
 
-    def _fail(self, id: int, kind: str, message: str) -> None:
-        self._flush()
+    def fail(self, id: int, kind: str, message: str) -> None:
+        """Tells how a task failed. kind: see outcome.py."""
+        self.flush()
         known = self.settings
         self._tell(s.Failed(known.slot, known.incarnation, id, kind, message[-MESSAGE_LENGTH:]))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Sends the results that are here."""
         if not self.ids:
             return
@@ -227,7 +270,7 @@ class Slot:
         self._tell(s.Finished(known.slot, known.incarnation, ids, results, busy_s))
 
     def _leave(self) -> None:
-        self._flush()
+        self.flush()
         known = self.settings
         self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)
         self._give_back(tuple(item.id for item in self.todo))

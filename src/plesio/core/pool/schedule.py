@@ -147,7 +147,7 @@ def speculate(turn: Turn) -> None:
         call = turn.book.calls.get(id)
         if call is None or call.state is not TaskState.LEASED or call.owner != seat.name or id in copies:
             continue
-        usual_s = turn.volatile.costs_s.get(call.recipe.fn)
+        usual_s = None if call.recipe.fn in turn.volatile.concurrent else turn.volatile.costs_s.get(call.recipe.fn)
         spent_s = turn.now_s - seat.progress_s
         if usual_s is not None and spent_s > max(STRAGGLER * usual_s, usual_s + STRAGGLER_S):
             late.append((spent_s, call))

@@ -77,7 +77,7 @@ def slot_exited(turn: Turn, stimulus: s.SlotExited) -> None:
     call = turn.book.leases.get(slot.name, {}).get(stimulus.running)
     if call is not None:
         fail(turn, call, slot.name, stimulus.kind, stimulus.message)
-    end_slot(turn, slot, stimulus.kind, blameless=True)
+    end_slot(turn, slot, stimulus.kind, blameless=call is not None)
 
 
 def end_slot(turn: Turn, slot: Slot, reason: str, blameless: bool = False) -> None:
