@@ -12,6 +12,7 @@ import pytest
 import plesio
 from plesio.errors import CannotSend, TaskCancelled, TaskFailed, UserError
 from plesio.tasks import Client
+from plesio.testing.waiting import wait_for
 
 CALLS = str(Path(__file__).parents[1] / "scripts" / "calls.py")
 WAIT_S = 60
@@ -161,3 +162,36 @@ def test_a_decorated_function_is_the_plain_function_when_called() -> None:
         return 2 * x
 
     assert double(4) == 8
+
+
+def test_large_arrays_go_through_shared_memory_and_leave_nothing_behind(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    segments = tmp_path / "segments"
+
+    def files() -> list[str]:
+        return [path.name for path in segments.iterdir() if path.is_file() and len(path.name) == 32]
+
+    with plesio.connect(folder=tmp_path, workers=2) as client:
+        array = numpy.arange(1 << 20, dtype="float32")
+        for round in range(3):
+            total = client.submit(fn("add"), array, round)
+            chained = client.submit(fn("add"), total, array)
+            assert (chained.result(WAIT_S) == 2 * array + round).all() and (total.result(WAIT_S) == array + round).all()
+        assert client.ask("counts")["done"] == 6 and client._link.shares.fallbacks == 0
+        wait_for(lambda: not files(), "what everybody has had is dropped")
+        dead = client.submit(fn("leave"), array)
+        with pytest.raises(TaskFailed):
+            dead.result(WAIT_S)
+        assert len(files()) == 1, "a dead letter may be tried again"
+
+
+def test_who_cannot_read_the_shared_memory_gets_the_bytes(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(1 << 19, dtype="float64")
+    with plesio.connect(folder=tmp_path, workers=1) as near:
+        url = f"{near._link.host}:{near._link.port}"
+        with plesio.connect(url, token_file=str(tmp_path / "token")) as far:
+            task = near.submit(fn("add"), array, 1)
+            [same] = far.follow([task.name])
+            assert (same.result(WAIT_S) == array + 1).all() and (task.result(WAIT_S) == array + 1).all()
+            assert (far.submit(fn("add"), array, 2).result(WAIT_S) == array + 2).all()

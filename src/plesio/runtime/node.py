@@ -53,6 +53,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[tuple[str, float], ...] = ()
     memory_bytes: int = 0
     tls: str = ""
+    pool: str = ""  # see SlotSettings
 
 
 class Place:
@@ -203,7 +204,7 @@ class Node:
             log_to(Path(self.settings.folder) / f"{place.name}.log")
             known = self.settings
             settings = SlotSettings(
-                known.host, known.port, known.token, place.name, known.name, place.incarnation, known.tags
+                known.host, known.port, known.token, place.name, known.name, place.incarnation, known.tags, known.pool
             )
             slot_main(settings, place.board, self.tls)
             code = 0

@@ -25,6 +25,7 @@ from plesio.core.pool.turn import State
 from plesio.errors import WireError
 from plesio.runtime.journal import POOL, Journal
 from plesio.runtime.poolview import answer
+from plesio.runtime.segments import Segments, shares_in
 from plesio.stores.sqlite import SqliteStore
 from plesio.wire import channel as wire
 from plesio.wire import poolmessages as m
@@ -76,6 +77,8 @@ class Pool:
         self.clients: dict[str, wire.Channel] = {}  # by session
         self.slots: dict[str, wire.Channel] = {}
         self.nodes: dict[str, wire.Channel] = {}
+        self.segments = Segments(shares_in(folder))
+        self.near: set[wire.Channel] = set()  # who reads segments
         self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
         self.inbox: list[s.Stimulus] = []
         self.asks: list[tuple[wire.Channel, m.Ask]] = []
@@ -96,6 +99,7 @@ class Pool:
         gc.set_threshold(50_000, 20, 100)
         self.clock.start_at(durable.latest_s)
         core.recover(self.state, self.clock.now_s())
+        self.segments.recover(durable.book)
         await self._handle([s.TakeLead(epoch)])
         server = await serving.serve(
             listener,
@@ -131,6 +135,7 @@ class Pool:
         facts, effects = core.handle(self.state, self.clock.now_s(), batch)
         if facts:
             await self.journal.commit(time.time(), facts)
+            self.segments.follow(facts, batch)
         for effect in effects:
             self._carry_out(effect)
         if facts:
@@ -145,7 +150,7 @@ class Pool:
             assert isinstance(effect, e.StopTask)
             channel = self.nodes.get(effect.node)
         if channel is not None:
-            self._send(channel, effect)
+            self._send(channel, effect if channel in self.near else self.segments.for_far(effect))
 
     def _send(self, channel: wire.Channel, message: msgspec.Struct) -> None:
         try:
@@ -206,6 +211,8 @@ class Pool:
             who, table = (message.slot, message.incarnation), self.slots
         if self.speaks.setdefault(channel, who) != who:
             raise WireError("one connection speaks for one client, node or slot")
+        if not isinstance(message, s.NodeUp) and message.near:
+            self.near.add(channel)
         old = table.get(who[0])
         if old is not channel:
             table[who[0]] = channel
@@ -221,6 +228,7 @@ class Pool:
             raise WireError(f"a {channel.role} speaks for itself")
 
     def _on_close(self, channel: wire.Channel, error: Exception | None) -> None:
+        self.near.discard(channel)
         who = self.speaks.pop(channel, None)
         if who is None:
             return

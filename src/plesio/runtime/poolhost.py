@@ -44,6 +44,7 @@ class Host:
             NodeSettings(
                 host=near, port=port, token=settings.token, name=settings.name, slots=settings.slots,
                 folder=str(Path(settings.folder) / "logs"), tags=settings.tags, memory_bytes=settings.memory_bytes,
+                pool=settings.folder,
             ),
             self.tls,
             self._ended,

@@ -20,9 +20,11 @@ import msgspec
 from plesio.core.pool import effects as e
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.recipe import HEAVY
 from plesio.errors import AccessRefused, CannotSend, WireError
 from plesio.runtime.board import Board
 from plesio.runtime.functions import Functions, NotImportable
+from plesio.runtime.segments import shares_in
 from plesio.values import Shares, encoding
 from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel, connect
@@ -57,6 +59,7 @@ class SlotSettings(msgspec.Struct, frozen=True):
     node: str
     incarnation: str
     tags: tuple[tuple[str, float], ...] = ()
+    pool: str = ""  # the pool's folder, on its own machine: large values go through shared memory
 
 
 class Item(msgspec.Struct):
@@ -87,7 +90,7 @@ class Slot:
         self.current = 0
         self.modes: dict[str, bool] = {}  # by function: may many calls be under way?
         self.concurrent: Concurrent | None = None
-        self.shares: Shares | None = None
+        self.shares: Shares | None = shares_in(settings.pool) if settings.pool else None
         self.told = told
 
     def serve(self) -> None:
@@ -126,15 +129,26 @@ class Slot:
         for message in self.sent:
             holds += message.ids if isinstance(message, s.Finished) else [getattr(message, "id", 0)]
         holds += self.ids
-        self._tell(s.SlotUp(known.slot, known.node, known.incarnation, known.tags, tuple(holds)), keep=False)
+        self._tell(
+            s.SlotUp(known.slot, known.node, known.incarnation, known.tags, tuple(holds), bool(known.pool)), keep=False
+        )
         for message in list(self.sent):
             self._tell(message, keep=False)
 
     def _tell(self, message: msgspec.Struct, keep: bool = True) -> None:
         if keep:
+            if len(self.sent) == KEPT and isinstance(self.sent[0], s.Finished):
+                self._settle(self.sent[0])
             self.sent.append(message)
         assert self.channel is not None
         self.channel.send(m.encode(message))
+
+    def _settle(self, message: s.Finished) -> None:
+        """The pool has had these for long."""
+        if self.shares is not None:
+            for data in message.results:
+                if data[:1] == HEAVY:
+                    self.shares.settle(encoding.segments(data))
 
     def _work(self) -> None:
         looked_s = 0.0

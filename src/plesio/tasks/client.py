@@ -62,7 +62,7 @@ class Client:
         if any(type(arg) is Future for arg in args) or kwargs:
             args = tuple(_refer(arg) for arg in args)
             kwargs = {name: _refer(arg) for name, arg in (kwargs or {}).items()}
-        data, needs = encoding.encode_call(args, kwargs or {})
+        data, needs = encoding.encode_call(args, kwargs or {}, self._link.shares)
         return self._link.submit(recipe, data, needs, key, delay_s, block)
 
     def _recipe(self, fn: Any, *said: Any) -> Recipe:

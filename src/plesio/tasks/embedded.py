@@ -16,6 +16,7 @@ import msgspec
 
 from plesio.errors import UserError, WireError
 from plesio.runtime.hostsettings import ADDRESS, HostSettings
+from plesio.runtime.segments import shares_in
 from plesio.tasks.client import Client
 from plesio.tasks.link import Link
 from plesio.wire.tokens import read, read_or_make
@@ -50,7 +51,7 @@ def connect(
         return Client(link)
     embedded = Embedded(Path(folder), workers or os.cpu_count() or 1, sync)
     host, port = embedded.start()
-    link = Link(host, port, embedded.token, None, embedded.revive)
+    link = Link(host, port, embedded.token, None, embedded.revive, shares_in(embedded.folder))
     link.open()
     return Client(link)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from plesio.core.pool import outcome
-from plesio.core.pool.recipe import name_of
+from plesio.core.pool.recipe import HEAVY, name_of
 from plesio.errors import PlesioError, TaskCancelled, TaskFailed
 from plesio.values import encoding
 
@@ -86,7 +86,12 @@ class Future:
     # -- the link's side
 
     def succeed(self, data: bytes) -> None:
-        """It ended well. Called by the link alone."""
+        """It ended well. Called by the link alone. A large value is mapped now: the pool may drop it soon."""
+        if data[:1] == HEAVY:
+            try:
+                self._value = encoding.decode(data, self._link.shares)
+            except PlesioError as error:
+                self._error = error
         self._data = data
 
     def fail(self, kind: str, message: str) -> None:

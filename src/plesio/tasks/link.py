@@ -19,9 +19,10 @@ import msgspec
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import MESSAGE, TOPIC, Recipe, task_id
+from plesio.core.pool.recipe import HEAVY, MESSAGE, TOPIC, Recipe, task_id
 from plesio.errors import AccessRefused, PlesioError, QueueFull, UserError, WireError
 from plesio.tasks.future import Future
+from plesio.values import Shares, segments
 from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel, connect
 from plesio.wire.tls import Tls
@@ -36,11 +37,21 @@ NONE = b"\xc0"  # as encoded
 
 
 class Link:
-    """Shared by all threads of a client. revive: starts an embedded pool again when it is gone."""
+    """Shared by all threads of a client. revive: starts an embedded pool again when it is gone.
+
+    shares: segments for large values, on the pool's own machine.
+    """
 
     def __init__(
-        self, host: str, port: int, token: str, tls: Tls | None = None, revive: Callable[[], None] | None = None
+        self,
+        host: str,
+        port: int,
+        token: str,
+        tls: Tls | None = None,
+        revive: Callable[[], None] | None = None,
+        shares: Shares | None = None,
     ) -> None:
+        self.shares = shares
         self.host, self.port, self.tls = host, port, tls
         self._token = token
         self._revive = revive
@@ -56,6 +67,7 @@ class Link:
         self._unconfirmed_tasks = 0
         self._declined: list[tuple[float, int]] = []  # (when to send again, first number)
         self._taken: list[int] = []
+        self._large_taken = False  # is there a large value among them?
         self._answers: dict[int, m.Told | None] = {}
         self._asked = 0
         self._recipes: dict[Recipe, Recipe] = {}
@@ -137,8 +149,8 @@ class Link:
                     self._unconfirmed[group.first] = group
                     self._unconfirmed_tasks += len(group.args)
                 taken: tuple[int, ...] = ()
-                if len(self._taken) >= TAKEN:
-                    taken, self._taken = tuple(self._taken), []
+                if len(self._taken) >= TAKEN or self._large_taken:
+                    taken, self._taken, self._large_taken = tuple(self._taken), [], False
                 channel = self._channel
             self._sent_s = time.perf_counter()
             if channel is None:
@@ -345,6 +357,7 @@ class Link:
                         if future._callbacks:
                             calls.append(future)
                 self._taken.extend(message.ids)
+                self._large_taken |= any(data[:1] == HEAVY for data in message.results)
             elif isinstance(message, e.TellFailure):
                 future = self._futures.pop(message.id, None)
                 if future is not None:
@@ -365,7 +378,7 @@ class Link:
                 self._settling.pop(message.number, None)
             elif isinstance(message, m.Told) and message.number in self._answers:
                 self._answers[message.number] = message
-        if len(self._taken) >= TAKEN:
+        if len(self._taken) >= TAKEN or self._large_taken:
             self._wake.set()
         if unwanted:
             self.settle(unwanted, False)
@@ -378,6 +391,10 @@ class Link:
         group = self._unconfirmed.pop(first, None)
         if group is not None:
             self._unconfirmed_tasks -= len(group.args)
+            if self.shares is not None:
+                for data in group.args:
+                    if data[:1] == HEAVY:
+                        self.shares.settle(segments(data))
 
     def _accepted(self, message: e.Accept) -> list[Future]:
         """A message is done with, for its sender, once it is durable."""
@@ -451,7 +468,7 @@ class Link:
         return [first + i for first, count in groups for i in range(count)]
 
     def _greet(self, channel: BlockingChannel) -> None:
-        channel.send(m.encode(s.ClientUp(self.session)))
+        channel.send(m.encode(s.ClientUp(self.session, self.shares is not None)))
         until_s = time.monotonic() + 5.0
         early: deque[Any] = deque()
         while time.monotonic() < until_s:

@@ -4,7 +4,7 @@ encoding: any value that may travel. arrays: numpy and torch in it. shares: larg
 processes on one machine. Importing it loads neither numpy nor torch.
 """
 
-from plesio.values.encoding import Ref, decode, decode_call, encode, encode_call, refs, segments
+from plesio.values.encoding import Ref, decode, decode_call, encode, encode_call, inlined, refs, segments
 from plesio.values.shares import Shares
 
-__all__ = ["Ref", "Shares", "decode", "decode_call", "encode", "encode_call", "refs", "segments"]
+__all__ = ["Ref", "Shares", "decode", "decode_call", "encode", "encode_call", "inlined", "refs", "segments"]

@@ -236,6 +236,22 @@ def _assemble(body: bytes, extras: _Extras, shares: Shares | None) -> bytes:
     return b"".join((_PREFIX.pack(_ESCAPE, len(head), len(body)), head, body, bytes(-start % ALIGNMENT), *pieces))
 
 
+def inlined(data: Buffer, shares: Shares) -> bytes:
+    """The same value with nothing left in a segment: for who cannot read it. Raises ValueRefused, SegmentGone."""
+    try:
+        head, body, tail = _parts(memoryview(data).cast("B"))
+        if not head.segment:
+            return bytes(data)
+        mapped, buffers = shares.open(head.segment), []
+        for shared, offset, length in head.buffers:
+            buffers.append((mapped if shared else tail)[offset : offset + length])
+        return _assemble(bytes(body), (list(head.refs), buffers), None)
+    except PlesioError:
+        raise
+    except _BROKEN as error:
+        raise ValueRefused(f"the bytes are not an encoded value: {error}") from error
+
+
 # From bytes. `_BROKEN` may be raised anywhere.
 
 

@@ -77,6 +77,8 @@ def _tick(turn: Turn, _: s.Tick) -> None:
     messages.return_of_gone(turn)
     schedule.rebalance(turn)
     schedule.speculate(turn)
+    if volatile.heavy:
+        retention.forget_heavy(turn)
     if turn.now_s - volatile.swept_s > SWEEP_S:
         volatile.swept_s = turn.now_s
         retention.forget_old(turn)

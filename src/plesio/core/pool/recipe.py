@@ -6,6 +6,7 @@ import msgspec
 
 DEFAULT_QUEUE = "default"
 MAX_PRIORITY = 1000
+HEAVY = b"\xc1"  # begins a value with large buffers, or with a segment of shared memory; see values/encoding.py
 TOPIC = "@topic"  # ... is for all subscriptions of a topic; a word between a client's threads only
 MESSAGE = "@message"  # in place of a function: what is submitted is for whoever takes it out of the queue
 CLIENT_SHIFT = 40  # a task's id: its client's number, then a count of that client's tasks

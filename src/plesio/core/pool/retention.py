@@ -1,12 +1,14 @@
 """What is kept of tasks that have ended. Pure.
 
-A result is kept until its client has it, for a day at most; then the last KEPT ones, for whoever asks what happened.
+A result is kept until its client has it, for a day at most; then the last KEPT ones, for whoever asks what happened, but
+none that is large.
 """
 
 from __future__ import annotations
 
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.recipe import HEAVY
 from plesio.core.pool.turn import Turn
 
 KEPT = 10_000
@@ -17,10 +19,20 @@ RETENTION_S = 86_400.0
 def taken(turn: Turn, stimulus: s.Taken) -> None:
     """A client has these outcomes."""
     calls = turn.book.calls
-    turn.volatile.taken.extend(id for id in stimulus.ids if id in calls and calls[id].ended)
+    known = [calls[id] for id in stimulus.ids if id in calls and calls[id].ended]
+    turn.volatile.heavy.update(call.id for call in known if call.result[:1] == HEAVY)
+    forget_heavy(turn)
+    turn.volatile.taken.extend(call.id for call in known if call.result[:1] != HEAVY)
     if len(turn.volatile.taken) >= KEPT + BATCH:
         count = len(turn.volatile.taken) - KEPT
         _forget(turn, [turn.volatile.taken.popleft() for _ in range(count)])
+
+
+def forget_heavy(turn: Turn) -> None:
+    """Large results that their clients have, once no other task needs them."""
+    free = [id for id in turn.volatile.heavy if id not in turn.book.pins]
+    turn.volatile.heavy.difference_update(free)
+    _forget(turn, free)
 
 
 def forget_old(turn: Turn) -> None:

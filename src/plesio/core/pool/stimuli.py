@@ -18,9 +18,10 @@ class TakeLead(Stimulus, frozen=True):
 
 
 class ClientUp(Stimulus, frozen=True):
-    """A client connected. session: its own secret; the same one again is the same client."""
+    """A client connected. session: its own secret; the same one again is the same client. near: it reads segments."""
 
     session: str
+    near: bool = False
 
 
 class ClientLost(Stimulus, frozen=True):
@@ -94,13 +95,14 @@ class NodeLost(Stimulus, frozen=True):
 
 
 class SlotUp(Stimulus, frozen=True):
-    """A slot's process connected. holds: the tasks it has, or whose results it is about to send again."""
+    """A slot's process connected. holds: the tasks it has, or whose results it will send again. near: it reads segments."""
 
     slot: str
     node: str
     incarnation: str
     tags: tuple[tuple[str, float], ...] = ()
     holds: tuple[int, ...] = ()
+    near: bool = False
 
 
 class SlotLost(Stimulus, frozen=True):

@@ -72,6 +72,7 @@ class Volatile:
         self.getters: dict[str, dict[tuple[str, int], int]] = {}  # by queue: (session, number) -> messages wanted
         self.gone_s: dict[str, float] = {}  # clients that hold messages and are not connected: since when
         self.taken: deque[int] = deque()  # ended tasks whose clients know it
+        self.heavy: set[int] = set()  # of these, those with large results
         self.choices = 0
         self.refusals = Refusals()
         self.ticked_s = 0.0
