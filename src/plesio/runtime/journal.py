@@ -11,10 +11,13 @@ from plesio.core import state as run_state
 from plesio.core.facts import AnyFact, Fact
 from plesio.core.pool import facts as pool_facts
 from plesio.core.pool import state as pool_state
+from plesio.errors import UserError
 from plesio.stores.base import Store
 
 COMPACT_EVERY = 2000  # batches between two snapshots of a run's state
 GROWTH_BYTES = 64 << 20  # of batches between two snapshots of a pool's state, which may be large itself
+
+ANOTHER = "its journal was written by another version of plesio, or for something else; name another folder"
 
 F = TypeVar("F")
 S = TypeVar("S")
@@ -72,7 +75,10 @@ class Journal(Generic[F, S]):
         if kept is not None:
             self.seq = self._compacted = kept[0]
             self._kept_bytes = len(kept[1])
-            state = fold.thaw(fold.decode_state(kept[1]))
+            try:
+                state = fold.thaw(fold.decode_state(kept[1]))
+            except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
+                raise UserError(ANOTHER) from error
         batches = await self.since(self.seq)
         for seq, _, facts in batches:
             for fact in facts:
@@ -82,8 +88,11 @@ class Journal(Generic[F, S]):
 
     async def since(self, seq: int) -> list[tuple[int, float, list[F]]]:
         """The batches after this one that are still kept: (seq, unix seconds, facts)."""
-        decoded = ((at, *self.fold.decode_facts(blob)) for at, blob in await self.store.read(seq))
-        return [(at, unix_s, list(facts)) for at, unix_s, facts in decoded]
+        blobs = await self.store.read(seq)
+        try:
+            return [(at, *self.fold.decode_facts(blob)) for at, blob in blobs]
+        except msgspec.MsgspecError as error:
+            raise UserError(ANOTHER) from error
 
     async def commit(self, unix_s: float, facts: Sequence[F]) -> None:
         """Makes the facts durable; raises when it cannot: the process must end then."""

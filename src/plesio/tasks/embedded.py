@@ -52,7 +52,10 @@ def connect(
     embedded = Embedded(Path(folder), workers or os.cpu_count() or 1, sync)
     host, port = embedded.start()
     link = Link(host, port, embedded.token, None, embedded.revive, shares_in(embedded.folder))
-    link.open()
+    try:
+        link.open()
+    except WireError as error:
+        raise WireError(f"{error}; {embedded.said()}") from error
     return Client(link)
 
 
@@ -80,7 +83,7 @@ class Embedded:
     def revive(self) -> None:
         """Starts it again when its process is gone, at the same address."""
         if self.host is not None and self.host.poll():
-            raise WireError(f"the pool in {self.folder} ended: {self._said()}")
+            raise WireError(f"the pool in {self.folder} ended: {self.said()}")
         with (self.folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._running() is None:
@@ -126,13 +129,14 @@ class Embedded:
         self.host = host
         return address[0], address[1]
 
-    def _said(self) -> str:
-        """The last words of its host."""
-        try:
-            lines = (self.folder / "logs" / "host.log").read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return lines[-1] if lines else f"see the logs in {self.folder / 'logs'}"
+    def said(self) -> str:
+        """The last words of its processes."""
+        for name in ("host", "coordinator"):
+            with contextlib.suppress(OSError):
+                lines = (self.folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()
+                if lines:
+                    return lines[-1]
+        return f"see the logs in {self.folder / 'logs'}"
 
 
 def _state_of(stat: bytes) -> tuple[bytes, int]:
