@@ -172,6 +172,19 @@ def test_a_snapshot_replaces_the_blobs_up_to_it(run: Run) -> None:
     run(scenario)
 
 
+def test_a_snapshot_may_leave_history(run: Run) -> None:
+    async def scenario(store: Store) -> None:
+        epoch = await filled(store, 5)
+        await store.put_snapshot(epoch, 4, b"as of 4", history_from=3)
+        assert await store.get_snapshot() == (4, b"as of 4")
+        assert [seq for seq, _ in await store.read(0)] == [3, 4, 5] and await store.last_seq() == 5
+        assert await store.append(epoch, 5, b"6") == 6
+        await store.put_snapshot(epoch, 6, b"as of 6", history_from=99)
+        assert await store.read(0) == [] and await store.last_seq() == 6
+
+    run(scenario)
+
+
 def test_a_snapshot_of_no_known_state_is_refused(run: Run) -> None:
     async def scenario(store: Store) -> None:
         epoch = await filled(store, 3)

@@ -15,6 +15,7 @@ from plesio.errors import UserError
 from plesio.stores.base import Store
 
 COMPACT_EVERY = 2000  # batches between two snapshots of a run's state
+GENERATIONS = 3  # of batches that stay, for whoever asks what happened
 GROWTH_BYTES = 64 << 20  # of batches between two snapshots of a pool's state, which may be large itself
 
 ANOTHER = "its journal was written by another version of plesio, or for something else; name another folder"
@@ -66,6 +67,7 @@ class Journal(Generic[F, S]):
         self.fold = fold
         self.seq = 0
         self._compacted = 0
+        self._generations: list[int] = []  # where those that stay begin
         self._grown_bytes = self._kept_bytes = 0
 
     async def load(self) -> tuple[S, list[tuple[int, float, list[F]]]]:
@@ -106,14 +108,16 @@ class Journal(Generic[F, S]):
         written: the newest batch that is; a batch that is not there can be told from the journal alone.
         """
         if written == self.seq and self.seq - self._compacted >= COMPACT_EVERY:
-            await self._keep(state)
+            await self.store.put_snapshot(self.epoch, self.seq, _encode(self.fold.freeze(state)))
+            self._compacted = self.seq
 
     async def compact_by_size(self, state: S) -> None:
-        """Replaces the batches by the state once they have outgrown it: the cost per byte written stays the same."""
-        if self._grown_bytes > max(GROWTH_BYTES, 2 * self._kept_bytes):
-            await self._keep(state)
+        """Writes the state once the batches have outgrown it: the cost per byte written stays the same.
 
-    async def _keep(self, state: S) -> None:
-        blob = _encode(self.fold.freeze(state))
-        await self.store.put_snapshot(self.epoch, self.seq, blob)
-        self._compacted, self._kept_bytes, self._grown_bytes = self.seq, len(blob), 0
+        The batches of the last GENERATIONS times stay, to tell what happened.
+        """
+        if self._grown_bytes > max(GROWTH_BYTES, 2 * self._kept_bytes):
+            blob = _encode(self.fold.freeze(state))
+            self._generations = [*self._generations, self._compacted + 1][-GENERATIONS:]
+            await self.store.put_snapshot(self.epoch, self.seq, blob, self._generations[0])
+            self._compacted, self._kept_bytes, self._grown_bytes = self.seq, len(blob), 0

@@ -48,15 +48,16 @@ class Store(Protocol):
         """All blobs with a number above `from_seq`, as (number, blob), in order; needs no leadership.
 
         Blobs that a snapshot replaced are gone: from below `get_snapshot()`'s number, the list starts
-        right after the snapshot.
+        right after the snapshot, or with the history that it left.
         """
 
     async def last_seq(self) -> int:
         """The number of the last blob ever appended, also when a snapshot replaced it; 0 for none."""
 
-    async def put_snapshot(self, epoch: int, seq: int, blob: bytes) -> None:
+    async def put_snapshot(self, epoch: int, seq: int, blob: bytes, history_from: int | None = None) -> None:
         """Keeps `blob` as the state as of number `seq` and deletes the blobs up to `seq`, in one step.
 
+        history_from: delete only those below this number; the others stay, for whoever reads what happened.
         Replaces the earlier snapshot; idempotent. Raises Fenced, changing nothing, when `epoch` is not
         the leading one, and InternalError when `seq` is before the earlier snapshot or after the last
         blob. Later blobs stay.

@@ -49,3 +49,8 @@ class Head:
         if epoch != self.epoch or epoch == 0:
             leader = f"{self.holder!r} leads with epoch {self.epoch}" if self.epoch else "nobody was elected"
             raise Fenced(f"the write of epoch {epoch} was refused: {leader}; elect again to lead")
+
+
+def last_gone(seq: int, history_from: int | None) -> int:
+    """The last blob that a snapshot as of `seq` deletes."""
+    return seq if history_from is None else min(seq, history_from - 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from plesio.stores.head import Head
+from plesio.stores.head import Head, last_gone
 
 
 class MemoryStore:
@@ -43,10 +43,10 @@ class MemoryStore:
     async def last_seq(self) -> int:
         return self._head.last_seq
 
-    async def put_snapshot(self, epoch: int, seq: int, blob: bytes) -> None:
+    async def put_snapshot(self, epoch: int, seq: int, blob: bytes, history_from: int | None = None) -> None:
         self._head.check_snapshot(epoch, seq)
         self._snapshot = (seq, bytes(blob))
-        self._journal = await self.read(from_seq=seq)
+        self._journal = await self.read(from_seq=last_gone(seq, history_from))
         self._head = replace(self._head, snapshot_seq=seq)
 
     async def get_snapshot(self) -> tuple[int, bytes] | None:

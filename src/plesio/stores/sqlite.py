@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from plesio.errors import InternalError, StoreError, UserError
-from plesio.stores.head import Head
+from plesio.stores.head import Head, last_gone
 
 APPLICATION_ID = int.from_bytes(b"ples", "big")
 SCHEMA_VERSION = 1
@@ -108,11 +108,11 @@ class SqliteStore:
         with self._explained():
             return self._head().last_seq
 
-    async def put_snapshot(self, epoch: int, seq: int, blob: bytes) -> None:
+    async def put_snapshot(self, epoch: int, seq: int, blob: bytes, history_from: int | None = None) -> None:
         with self._transaction() as db:
             self._head().check_snapshot(epoch, seq)
             db.execute("REPLACE INTO snapshot VALUES (1, ?, ?)", (seq, blob))
-            db.execute("DELETE FROM journal WHERE seq <= ?", (seq,))
+            db.execute("DELETE FROM journal WHERE seq <= ?", (last_gone(seq, history_from),))
 
     async def get_snapshot(self) -> tuple[int, bytes] | None:
         with self._explained():
