@@ -13,6 +13,7 @@ undisturbed run, to 0.05 s. Writes benchmarks/results/tasks_kill.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -30,30 +31,39 @@ FIGURES = (
     "tasks_per_s", "tasks_per_s_without_journal", "p50_ms", "p99_ms", "first_result_s", "idle_rss_mb", "idle_pss_mb",
 )  # fmt: skip
 KILL_FIGURES = ("not_done", "effects_twice", "effects_never", "undisturbed_s", "disturbed_s")
-LIMIT_S = 1_800.0  # of a system's turn, making its environment included
+LIMIT_S = 900.0  # of a system's turn, making its environment included
+GRACE_S = 15.0
 
 
-def run(name: str, options: list[str]) -> dict[str, Any]:
-    """A system's turn: what its script printed."""
+def run(name: str, options: list[str], folder: Path) -> dict[str, Any]:
+    """A system's turn: what its script printed. Whatever it makes is below the folder."""
     command = [sys.executable, str(ROOT / "benchmarks" / "peers" / f"{name}_tasks.py"), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    environ = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environ)
     try:
         said, _ = process.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired as error:
         raise SystemExit(f"{name} did not end within {LIMIT_S:.0f} s") from error
+    finally:
+        if process.poll() is None:  # it tidies up by itself
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
     if process.returncode:
         raise SystemExit(f"{name} ended with {process.returncode}; its own words are above")
     result: dict[str, Any] = json.loads(said)
     return result
 
 
-def measure(names: list[str], rounds: int, options: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
+def measure(
+    names: list[str], rounds: int, options: dict[str, list[str]], folder: Path
+) -> dict[str, list[dict[str, Any]]]:
     """What each system printed, one object a round."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            found[name].append(run(name, options[name]))
+            found[name].append(run(name, options[name], folder))
             print(f"round {number + 1} of {rounds}: {json.dumps(found[name][-1])}", file=sys.stderr, flush=True)
     return found
 
@@ -131,8 +141,8 @@ def main() -> None:
         if args.envs and name != "plesio":
             options[name] += ["--env", str(args.envs / name)]
     before = os.getloadavg()
-    with children.folder():
-        found = measure(names, args.rounds, options)
+    with children.folder() as folder:
+        found = measure(names, args.rounds, options, folder)
     figures = KILL_FIGURES if args.kill else FIGURES
     rows = variants(found) if args.kill else {name: digest(objects, FIGURES) for name, objects in found.items()}
     print(table(rows, figures), file=sys.stderr)

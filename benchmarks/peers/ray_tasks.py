@@ -15,7 +15,6 @@ import figures
 
 STORE_BYTES = 150_000_000
 QUIET = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-HOST = "127.0.0.1"
 
 
 class RayPeer:
@@ -39,14 +38,14 @@ class RayPeer:
         import ray
 
         self.ray = ray
-        ray.init(_node_ip_address=HOST, logging_level=logging.ERROR, log_to_driver=False, **options)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         self.noop = ray.remote(_noop)
         self.leave_effect = ray.remote(figures.leave_effect)
 
     def start(self, folder: Path) -> None:
         """See figures.Peer."""
         self._settle_in(folder)
-        self._init(num_cpus=2, **QUIET)
+        self._init(num_cpus=2, _node_ip_address="127.0.0.1", **QUIET)
 
     def many(self, count: int) -> None:
         """See figures.Peer."""
@@ -70,8 +69,8 @@ class RayPeer:
         self._settle_in(folder)
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": HOST, **QUIET})
-        nodes = [cluster.add_node(num_cpus=1, node_ip_address=HOST, object_store_memory=STORE_BYTES) for _ in range(2)]
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(2)]
         cluster.wait_for_nodes()
         self._init(address=cluster.address)
         return [node.all_processes["raylet"][0].process.pid for node in nodes]
