@@ -99,17 +99,17 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]], figures: tuple[str, ...]) -> str:
     """For people: the median, and the least and the most."""
-    lines = [f"{'':>30}" + "".join(f"{name:>30}" for name in rows)]
+    lines = [f"{'':>30}" + "".join(f"{name:>33}" for name in rows)]
     for figure in figures:
         cells = ""
         for row in rows.values():
             cell = row[figure]
             shown = [value for value in cell["rounds"] if value is not None]
             if cell["median"] is None:
-                text = f"{len(cell['rounds']) - len(shown)} of {len(cell['rounds'])} none"
+                text = f"none in {len(cell['rounds']) - len(shown)} of {len(cell['rounds'])}"
             else:
                 text = f"{cell['median']:g} ({cell['least']:g} .. {cell['most']:g})"
-            cells += f"{text:>30}"
+            cells += f"{text:>33}"
         lines.append(f"{figure:>30}{cells}")
     return "\n".join(lines)
 
