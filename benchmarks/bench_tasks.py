@@ -42,13 +42,14 @@ def run(name: str, options: list[str], folder: Path) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environ)
     try:
         said, _ = process.communicate(timeout=LIMIT_S)
-    except subprocess.TimeoutExpired as error:
-        raise SystemExit(f"{name} did not end within {LIMIT_S:.0f} s") from error
-    finally:
-        if process.poll() is None:  # it tidies up by itself
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
+    except BaseException as error:
+        children.begin_cleaning()
+        process.terminate()  # it tidies up by itself
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise SystemExit(f"{name} did not end within {LIMIT_S:.0f} s") from error
+        raise
     if process.returncode:
         raise SystemExit(f"{name} ended with {process.returncode}; its own words are above")
     result: dict[str, Any] = json.loads(said)

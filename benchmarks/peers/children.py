@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+AGAIN_S = 0.5
 GRACE_S = 5.0  # a Celery worker ends when what it has prefetched is done
 
 
@@ -59,6 +61,7 @@ def memory_mb(pids: list[int]) -> dict[str, float]:
 
 def stop_all() -> None:
     """Asks politely, waits, kills, until nothing is below this process."""
+    begin_cleaning()
     for sent in (signal.SIGTERM, signal.SIGKILL):
         until_s = time.monotonic() + GRACE_S
         pids = below(os.getpid())
@@ -75,6 +78,18 @@ def stop_all() -> None:
                 kill(below(os.getpid()))
 
 
+def _leave(number: int, frame: Any) -> None:
+    """Again and again until the cleaning begins: what is raised within a `__del__` is lost."""
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    sys.exit(128 + number)
+
+
+def begin_cleaning() -> None:
+    """From now on nothing interrupts this process; what it still does must be bounded."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
     """A private folder for everything that is started; at the end, whatever the reason, all is stopped and it is gone.
@@ -82,11 +97,10 @@ def folder() -> Iterator[Path]:
     Its path is short, because some put Unix sockets there.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in ENDING:
+        signal.signal(number, _leave)
     with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as path:
         try:
             yield Path(path)
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
             stop_all()

@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -177,7 +178,21 @@ def _started(peer: Peer) -> Iterator[tuple[Peer, Path]]:
             with contextlib.redirect_stdout(sys.stderr):  # whatever a library has to say
                 yield peer, folder
         finally:
+            children.begin_cleaning()
             peer.stop()
+
+
+def _speed(peer: Peer, tasks: int) -> dict[str, Any]:
+    with _started(peer) as (_, folder):
+        return measure(peer, tasks, folder)
+
+
+def _kill(make: Callable[[], Peer], variants: tuple[str, ...]) -> dict[str, Any]:
+    found = []
+    for variant in variants:
+        with _started(make()) as (peer, folder):
+            found.append(disturb(peer, variant, folder))
+    return {"kill": found}
 
 
 def main(make: Callable[[], Peer], what: str | None) -> None:
@@ -189,13 +204,10 @@ def main(make: Callable[[], Peer], what: str | None) -> None:
     parser.add_argument("--env", type=Path, default=environment.CACHE / peer.name, help="its virtual environment")
     args = parser.parse_args()
     environment.enter(args.env, peer.pins)
-    if args.kill:
-        found = []
-        for variant in peer.variants:
-            with _started(make()) as (fresh, folder):
-                found.append(disturb(fresh, variant, folder))
-        result: dict[str, Any] = {"kill": found}
-    else:
-        with _started(peer) as (_, folder):
-            result = measure(peer, args.tasks, folder)
+    try:
+        result = _kill(make, peer.variants) if args.kill else _speed(peer, args.tasks)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # a library's own clean-up would try for long to reach servers that are stopped
     print(json.dumps({"system": peer.name, "pins": peer.pins, **result}), flush=True)
