@@ -64,6 +64,7 @@ class Item(msgspec.Struct):
     timeout_s: float
     args: bytes
     inputs: tuple[tuple[int, bytes], ...]
+    attempt: int
 
 
 class Slot:
@@ -162,7 +163,7 @@ class Slot:
             inputs = order.inputs or ((),) * len(order.ids)
             for id, args, needs in zip(order.ids, order.args, inputs, strict=True):
                 if id not in here and id != self.current:
-                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs))
+                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs, order.attempt))
 
     def _give_back(self, ids: tuple[int, ...]) -> None:
         """Those that wait here; said again for those that do not, nothing."""
@@ -195,27 +196,28 @@ class Slot:
             self.results.append(encoding.encode(value, None, "result"))
             self.ids.append(id)
         except OutOfTime:
-            self._fail(id, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
+            self._fail(item, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
         except Stopped:
-            self._fail(id, outcome.CANCELLED, "it was told to stop")
+            self._fail(item, outcome.CANCELLED, "it was told to stop")
         except NotImportable as error:
-            self._fail(id, outcome.NOT_FOUND, str(error))
+            self._fail(item, outcome.NOT_FOUND, str(error))
         except CannotSend as error:
-            self._fail(id, outcome.UNSENDABLE, str(error))
+            self._fail(item, outcome.UNSENDABLE, str(error))
         except MemoryError:
-            self._fail(id, outcome.MEMORY, "it ran out of memory")
+            self._fail(item, outcome.MEMORY, "it ran out of memory")
         except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
-            self._fail(id, outcome.RAISED, told(error))
+            self._fail(item, outcome.RAISED, told(error))
         self.busy_s += time.perf_counter() - began_s
 
     def _begin_timed(self, item: Item) -> None:
         self.board.begin(item.id, time.monotonic() + item.timeout_s)
         signal.setitimer(signal.ITIMER_REAL, item.timeout_s)
 
-    def _fail(self, id: int, kind: str, message: str) -> None:
+    def _fail(self, item: Item, kind: str, message: str) -> None:
         self._flush()
         known = self.settings
-        self._tell(s.Failed(known.slot, known.incarnation, id, kind, message[-MESSAGE_LENGTH:]))
+        message = message[-MESSAGE_LENGTH:]
+        self._tell(s.Failed(known.slot, known.incarnation, item.id, kind, message, item.attempt))
 
     def _flush(self) -> None:
         """Sends the results that are here."""

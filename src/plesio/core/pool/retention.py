@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.recipe import client_of
 from plesio.core.pool.turn import Turn
 
 KEPT = 10_000
@@ -16,8 +17,13 @@ RETENTION_S = 86_400.0
 
 def taken(turn: Turn, stimulus: s.Taken) -> None:
     """A client has these outcomes."""
-    calls = turn.book.calls
-    turn.volatile.taken.extend(id for id in stimulus.ids if id in calls and calls[id].ended)
+    client, calls = turn.durable.clients.get(stimulus.session), turn.book.calls
+    if client is None:
+        return
+    mine = [
+        id for id in stimulus.ids if client_of(id) == client.number
+    ]  # whoever else has them, its own client may not
+    turn.volatile.taken.extend(id for id in mine if id in calls and calls[id].ended)
     if len(turn.volatile.taken) >= KEPT + BATCH:
         count = len(turn.volatile.taken) - KEPT
         _forget(turn, [turn.volatile.taken.popleft() for _ in range(count)])
