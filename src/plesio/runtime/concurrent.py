@@ -105,7 +105,7 @@ class Concurrent:
 
     def _fail(self, item: Item, kind: str, message: str) -> None:
         try:
-            self.slot.fail(item.id, kind, message)
+            self.slot.fail(item, kind, message)
         except WireError:
             self._break()
 

@@ -151,8 +151,9 @@ class Node:
             self.channel = None
 
     def _beat(self) -> None:
-        alive = tuple((place.name, place.incarnation) for place in self.places if place.pid)
-        self._tell(s.NodeUp(self.settings.name, alive))
+        alive = [place for place in self.places if place.pid]
+        slots = tuple((place.name, place.incarnation) for place in alive)
+        self._tell(s.NodeUp(self.settings.name, slots, tuple(place.board.running()[0] for place in alive)))
 
     def _wait(self, wake: int, timeout_s: float) -> None:
         files: list[Any] = [wake] if self.channel is None else [wake, self.channel.sock]
@@ -247,7 +248,7 @@ class Node:
     def _stop_task(self, order: e.StopTask) -> None:
         for place in self.places:
             known = (place.name, place.incarnation) == (order.slot, order.incarnation) and place.pid
-            if known and place.board.running()[0] == order.id:
+            if known and place.board.running()[0] == order.id != place.stopping[0]:
                 place.board.ask_to_stop(order.id)
                 place.stopping = (order.id, time.monotonic() + OVERTIME_S)
                 os.kill(place.pid, signal.SIGUSR1)
@@ -258,6 +259,8 @@ class Node:
             if not place.pid:
                 continue
             running, deadline_s = place.board.running()
+            if running != place.stopping[0]:
+                place.stopping = (0, 0.0)
             if running and deadline_s and now_s > deadline_s + OVERTIME_S:
                 self._kill(
                     place, outcome.TIMED_OUT, "it ran for longer than its timeout, and did not stop when told to"

@@ -142,6 +142,10 @@ class Pool:
             await self.journal.compact_by_size(self.state.durable)
 
     def _carry_out(self, effect: e.Effect) -> None:
+        if isinstance(effect, e.Disconnect):
+            if effect.slot in self.slots:
+                self.slots[effect.slot].abort()
+            return
         if isinstance(effect, e.TO_SLOT):
             channel = self.slots.get(effect.slot)
         elif isinstance(effect, e.TO_CLIENT):

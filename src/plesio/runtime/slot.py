@@ -70,6 +70,7 @@ class Item(msgspec.Struct):
     timeout_s: float
     args: bytes
     inputs: tuple[tuple[int, bytes], ...]
+    attempt: int
 
 
 class Slot:
@@ -192,7 +193,7 @@ class Slot:
             inputs = order.inputs or ((),) * len(order.ids)
             for id, args, needs in zip(order.ids, order.args, inputs, strict=True):
                 if id not in here and id != self.current:
-                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs))
+                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs, order.attempt))
 
     def _give_back(self, ids: tuple[int, ...]) -> None:
         """Those that wait here; said again for those that do not, nothing."""
@@ -250,17 +251,17 @@ class Slot:
             self.results.append(encoding.encode(value, self.shares, "result"))
             self.ids.append(id)
         except OutOfTime:
-            self.fail(id, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
+            self.fail(item, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
         except Stopped:
-            self.fail(id, outcome.CANCELLED, "it was told to stop")
+            self.fail(item, outcome.CANCELLED, "it was told to stop")
         except NotImportable as error:
-            self.fail(id, outcome.NOT_FOUND, str(error))
+            self.fail(item, outcome.NOT_FOUND, str(error))
         except CannotSend as error:
-            self.fail(id, outcome.UNSENDABLE, str(error))
+            self.fail(item, outcome.UNSENDABLE, str(error))
         except MemoryError:
-            self.fail(id, outcome.MEMORY, "it ran out of memory")
+            self.fail(item, outcome.MEMORY, "it ran out of memory")
         except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
-            self.fail(id, outcome.RAISED, told(error))
+            self.fail(item, outcome.RAISED, told(error))
         self.current = 0
         self.busy_s += time.perf_counter() - began_s
 
@@ -268,11 +269,12 @@ class Slot:
         self.board.begin(item.id, time.monotonic() + item.timeout_s)
         signal.setitimer(signal.ITIMER_REAL, item.timeout_s)
 
-    def fail(self, id: int, kind: str, message: str) -> None:
+    def fail(self, item: Item, kind: str, message: str) -> None:
         """Tells how a task failed. kind: see outcome.py."""
         self.flush()
         known = self.settings
-        self._tell(s.Failed(known.slot, known.incarnation, id, kind, message[-MESSAGE_LENGTH:]))
+        message = message[-MESSAGE_LENGTH:]
+        self._tell(s.Failed(known.slot, known.incarnation, item.id, kind, message, item.attempt))
 
     def flush(self) -> None:
         """Sends the results that are here."""

@@ -19,6 +19,7 @@ from plesio.core.taskbook import TaskState, check_move
 FOR_CLIENTS = ((MESSAGE, 0.0),)  # what a lane of messages requires
 LaneKey = tuple[str, int, tuple[tuple[str, float], ...]]
 WAITS = (TaskState.READY, TaskState.WAITING)
+FAILED = (TaskState.DEAD, TaskState.CANCELLED)
 
 
 class Call(msgspec.Struct, gc=False):
@@ -42,6 +43,7 @@ class Call(msgspec.Struct, gc=False):
     kind: str = ""  # of failure, once it has failed
     message: str = ""
     ended_s: float = 0.0
+    tries: int = 0  # that are over: what is said of an earlier one does not concern the one that is under way
 
     @property
     def ended(self) -> bool:
@@ -115,7 +117,7 @@ class Book:
         self.delayed: list[tuple[float, int]] = []  # (due_s, id), a heap
         self.dependents: dict[int, list[int]] = {}  # who needs it
         self.pins: dict[int, int] = {}  # by id: how many calls that have not ended need its result
-        self.keys: dict[tuple[str, str], int] = {}  # (queue, key) -> id
+        self.keys: dict[tuple[str, str], int] = {}  # (queue, key) -> the one that has it and has not failed
         self.order = 0
         self.counts = dict.fromkeys(TaskState, 0)  # how many ever reached each state that ends one
         self.recipes: dict[Recipe, Recipe] = {}  # one object each
@@ -123,7 +125,7 @@ class Book:
     def add(self, call: Call) -> None:
         """A new call, or one that a snapshot kept."""
         self.calls[call.id] = call
-        if call.key:
+        if call.key and call.state not in FAILED:
             self.keys[call.recipe.queue, call.key] = call.id
         if call.needs and not call.ended:
             for need in call.needs:
@@ -169,13 +171,12 @@ class Book:
             due_s, id = heapq.heappop(self.delayed)
             call = self.calls.get(id)
             if call is not None and call.state is TaskState.READY and call.due_s == due_s:
-                call.due_s = 0.0
                 self.lane(call.recipe).add(call)
 
     def lease(self, call: Call, slot: str) -> None:
         """A slot has it."""
         self._move(call, TaskState.LEASED)
-        call.owner = slot
+        call.owner, call.due_s = slot, 0.0
         held = self.leases.get(slot)
         if held is None:
             held = self.leases[slot] = {}
@@ -187,6 +188,24 @@ class Book:
         call.due_s = due_s
         self.place(call)
 
+    def revive(self, call: Call) -> None:
+        """A dead one waits again, as if it were new."""
+        call.attempts = call.crashes = call.losses = call.unmet = 0
+        call.tries += 1
+        call.kind = call.message = ""
+        for need in call.needs:
+            self.pins[need] = self.pins.get(need, 0) + 1
+        if call.key:
+            self.keys[call.recipe.queue, call.key] = call.id
+        self.give_back(call)
+
+    def line_up(self) -> None:
+        """Makes the lanes anew: a fold of facts tells what waits, and leaves in the lanes what does so no more."""
+        self.lanes, self.delayed = {}, []
+        for call in self.calls.values():
+            if call.state is TaskState.READY:
+                self.place(call)
+
     def end(self, call: Call, to: TaskState, at_s: float, kind: str = "", message: str = "") -> None:
         """It is done, dead or cancelled."""
         self._move(call, to)
@@ -196,6 +215,8 @@ class Book:
             self.pins[need] -= 1
             if not self.pins[need]:
                 del self.pins[need]
+        if to in FAILED:
+            self._let_go(call)
         if to is TaskState.DONE:
             for other in self.dependents.pop(call.id, ()):
                 dependent = self.calls.get(other)
@@ -208,6 +229,10 @@ class Book:
         """It ended long ago."""
         del self.calls[call.id]
         self.dependents.pop(call.id, None)
+        self._let_go(call)
+
+    def _let_go(self, call: Call) -> None:
+        """Its key is free."""
         key = (call.recipe.queue, call.key)
         if call.key and self.keys.get(key) == call.id:
             del self.keys[key]
@@ -222,5 +247,5 @@ class Book:
         elif state in WAITS:
             self.queues[call.recipe.queue].waiting -= 1
         if to in WAITS:
-            self.queues[call.recipe.queue].waiting += 1
+            self.queue(call.recipe.queue).waiting += 1
         call.state = to

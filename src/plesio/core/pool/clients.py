@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Sequence
+
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import messages, outcome
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.book import Call
-from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, QueueSettings, name_of, task_id
+from plesio.core.pool.book import FAILED, Call
+from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, name_of, task_id
 from plesio.core.pool.state import Client
 from plesio.core.pool.turn import Turn
 from plesio.core.taskbook import TaskState
 
+CLIENTS_KEPT = 1024  # clients that are remembered; one that comes back later gets another number
 MAX_NAME = 400
 MAX_NEEDS = 10_000
 MIN_RETRY_S, MAX_RETRY_S = 0.05, 5.0
@@ -24,17 +29,27 @@ def client_up(turn: Turn, stimulus: s.ClientUp) -> None:
         turn.refuse("a client", "names a session that is none")
         return
     if session not in turn.durable.clients:
-        turn.emit(f.ClientJoined(turn.durable.newest_client + 1, session))
+        turn.emit(f.ClientJoined(turn.durable.newest_client + 1, session, _too_many(turn)))
     client = turn.durable.clients[session]
     turn.volatile.online.add(session)
     turn.volatile.gone_s.pop(session, None)
+    turn.volatile.put_off.pop(session, None)
     turn.order(e.Welcome(session, client.number, client.known))
+
+
+def _too_many(turn: Turn) -> int:
+    """Who is forgotten for a new one: the oldest of those that are not here; 0: nobody."""
+    if len(turn.durable.clients) < CLIENTS_KEPT:
+        return 0
+    online = turn.volatile.online
+    return min((c.number for c in turn.durable.clients.values() if c.session not in online), default=0)
 
 
 def client_lost(turn: Turn, stimulus: s.ClientLost) -> None:
     """What it waits for is kept until it asks again."""
     turn.volatile.online.discard(stimulus.session)
     messages.lost(turn, stimulus.session)
+    turn.volatile.put_off.pop(stimulus.session, None)
     for id in [id for id, who in turn.volatile.watchers.items() if stimulus.session in who]:
         turn.volatile.watchers[id].discard(stimulus.session)
         if not turn.volatile.watchers[id]:
@@ -48,16 +63,19 @@ def submit(turn: Turn, stimulus: s.Submit) -> None:
     if client is None or count == 0:
         return
     first = stimulus.first
-    if client.knows(first):
+    put_off = turn.volatile.put_off.setdefault(client.session, {})
+    put_off.pop(first, None)
+    if first >= 1 and client.has(first, first + count):
         turn.order(e.Accept(client.session, first, count))
+        _tell_those_that_ended(turn, client.session, [task_id(client.number, first + i) for i in range(count)])
         return
-    reason = _unsound(turn, stimulus)
+    reason = _unsound(turn, client, stimulus)
     if reason:
         turn.order(e.Decline(client.session, first, count, reason))
         return
-    queue = turn.book.queue(stimulus.recipe.queue)
-    if queue.waiting + count > queue.settings.capacity and queue.waiting:
-        reason = f"queue {stimulus.recipe.queue!r} is full: {queue.waiting} tasks wait in it"
+    reason = _untimely(turn, client, stimulus)
+    if reason:
+        put_off[first] = first + count
         turn.order(e.Decline(client.session, first, count, reason, _retry_s(turn, count)))
         return
     if _alias(turn, client, stimulus):
@@ -73,7 +91,7 @@ def submit(turn: Turn, stimulus: s.Submit) -> None:
         _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(count)])
 
 
-def _unsound(turn: Turn, stimulus: s.Submit) -> str:
+def _unsound(turn: Turn, client: Client, stimulus: s.Submit) -> str:
     """Why this cannot be a task; '' when it can."""
     recipe = stimulus.recipe
     if not recipe.fn or len(recipe.fn) > MAX_NAME:
@@ -88,10 +106,32 @@ def _unsound(turn: Turn, stimulus: s.Submit) -> str:
         return "a client submits up to a trillion tasks; connect anew"
     if len(stimulus.needs) > MAX_NEEDS or (stimulus.key and len(stimulus.args) != 1):
         return f"a task needs up to {MAX_NEEDS} others, and a key is of one task"
-    missing = next((id for id in stimulus.needs if id not in turn.book.calls), None)
+    if any(math.isnan(amount) for _, amount in recipe.requires):
+        return "a task requires amounts that are numbers"
+    if client.has(stimulus.first, stimulus.first + len(stimulus.args)) is not False:
+        return "some of these numbers are of other tasks"
+    calls = turn.book.calls
+    missing = next((id for id in stimulus.needs if id not in calls and not _is_put_off(turn, client, id)), None)
     if missing is not None:
         return f"task {name_of(missing)}, which it needs, is not known (any more)"
     return ""
+
+
+def _untimely(turn: Turn, client: Client, stimulus: s.Submit) -> str:
+    """Why it has to be said again later; '' when it has not."""
+    missing = next((id for id in stimulus.needs if id not in turn.book.calls), None)
+    if missing is not None:
+        return f"task {name_of(missing)}, which it needs, was put off"
+    queue = turn.book.queues.get(stimulus.recipe.queue)
+    if queue is not None and queue.waiting and queue.waiting + len(stimulus.args) > queue.settings.capacity:
+        return f"queue {stimulus.recipe.queue!r} is full: {queue.waiting} tasks wait in it"
+    return ""
+
+
+def _is_put_off(turn: Turn, client: Client, id: int) -> bool:
+    """Is it a task of this client that it was told to submit again later?"""
+    n = id - task_id(client.number, 0)
+    return any(first <= n < stop for first, stop in turn.volatile.put_off.get(client.session, {}).items())
 
 
 def _retry_s(turn: Turn, count: int) -> float:
@@ -106,7 +146,7 @@ def _alias(turn: Turn, client: Client, stimulus: s.Submit) -> bool:
     if not stimulus.key:
         return False
     original = turn.book.keys.get((stimulus.recipe.queue, stimulus.key))
-    if original is None or turn.book.calls[original].state in (TaskState.DEAD, TaskState.CANCELLED):
+    if original is None:
         return False
     recipe = type(stimulus.recipe)("", stimulus.recipe.queue)
     turn.emit(f.TasksSubmitted(client.number, stimulus.first, recipe, (b"",), turn.now_s, 0.0, "", (original,)))
@@ -128,9 +168,10 @@ def _check_needs(turn: Turn, calls: list[Call]) -> None:
     """What needs a task that has failed already fails, too."""
     for need in calls[0].needs:
         failed = turn.book.calls[need]
-        if failed.state in (TaskState.DEAD, TaskState.CANCELLED):
+        if failed.state in FAILED:
             for call in calls:
                 _fail_dependent(turn, call, failed)
+                ended(turn, call)
             return
 
 
@@ -140,32 +181,42 @@ def _fail_dependent(turn: Turn, call: Call, failed: Call) -> None:
         turn.emit(f.TaskDied(call.id, "", outcome.NEEDED, why, turn.now_s))
     else:
         turn.emit(f.TaskDied(call.id, "", failed.kind, failed.message, turn.now_s))
-    ended(turn, call)
 
 
 def ended(turn: Turn, call: Call) -> None:
     """A task has ended: who waits for it is told, who needs it goes on or fails too."""
-    turn.tell(call)
-    if call.state is TaskState.DONE:
-        return
-    for other in turn.book.dependents.pop(call.id, ()):
-        dependent = turn.book.calls.get(other)
-        if dependent is not None and dependent.state is TaskState.WAITING:
-            _fail_dependent(turn, dependent, call)
+    over = deque([call])
+    while over:
+        call = over.popleft()
+        turn.tell(call)
+        if call.state is TaskState.DONE:
+            continue
+        for other in turn.book.dependents.pop(call.id, ()):
+            dependent = turn.book.calls.get(other)
+            if dependent is not None and dependent.state is TaskState.WAITING:
+                _fail_dependent(turn, dependent, call)
+                over.append(dependent)
 
 
 def awaits(turn: Turn, stimulus: s.Await) -> None:
     """Outcomes that are there are told now, the others when they are."""
-    if stimulus.session not in turn.volatile.online:
-        return
-    for id in stimulus.ids:
+    if stimulus.session in turn.volatile.online:
+        for id in _tell_those_that_ended(turn, stimulus.session, stimulus.ids):
+            turn.volatile.watchers.setdefault(id, set()).add(stimulus.session)
+
+
+def _tell_those_that_ended(turn: Turn, session: str, ids: Sequence[int]) -> list[int]:
+    """The others."""
+    others = []
+    for id in ids:
         call = turn.book.calls.get(id)
         if call is None:
-            turn.order(e.TellFailure(stimulus.session, id, outcome.FORGOTTEN, "it is not known (any more)"))
+            turn.order(e.TellFailure(session, id, outcome.FORGOTTEN, "it is not known (any more)"))
         elif call.ended:
-            turn.tell_one(stimulus.session, call)
+            turn.tell_one(session, call)
         else:
-            turn.volatile.watchers.setdefault(id, set()).add(stimulus.session)
+            others.append(id)
+    return others
 
 
 def cancel(turn: Turn, stimulus: s.Cancel) -> None:
@@ -192,16 +243,20 @@ def stop_running(turn: Turn, call: Call) -> None:
 
 
 def revive(turn: Turn, stimulus: s.Revive) -> None:
-    """Dead letters only; whatever needs them has failed and stays so."""
-    call = turn.book.calls.get(stimulus.id)
-    if call is not None and call.state is TaskState.DEAD and call.recipe.fn:
+    """Dead letters only, while their keys are free and what they need is there; whatever needs them stays failed."""
+    calls = turn.book.calls
+    call = calls.get(stimulus.id)
+    if call is None or call.state is not TaskState.DEAD or not call.recipe.fn:
+        return
+    there = all(need in calls and calls[need].state is TaskState.DONE for need in call.needs)
+    if there and (call.recipe.queue, call.key) not in turn.book.keys:
         turn.emit(f.TaskRevived(call.id, turn.now_s))
 
 
 def set_queue(turn: Turn, stimulus: s.SetQueue) -> None:
     """Made or changed, while it is in use."""
     settings = stimulus.settings
-    if not 0 < len(stimulus.name) <= MAX_NAME or settings.capacity < 1 or not settings.rate_per_s >= 0:
+    if not 0 < len(stimulus.name) <= MAX_NAME or settings.capacity < 1 or not 0 <= settings.rate_per_s < 1e9:
         turn.refuse("a client", "a queue has a name, a capacity of at least 1 and a rate that is not negative")
         return
     known = turn.book.queues.get(stimulus.name)
@@ -216,5 +271,5 @@ def remove_queue(turn: Turn, stimulus: s.RemoveQueue) -> None:
         return
     there = [c for c in turn.book.calls.values() if c.recipe.queue == stimulus.name and not c.ended]
     cancel(turn, s.Cancel(tuple(call.id for call in there)))
-    turn.emit(f.QueueSet(stimulus.name, QueueSettings()))
+    turn.volatile.buckets.pop(stimulus.name, None)
     turn.emit(f.QueueRemoved(stimulus.name))

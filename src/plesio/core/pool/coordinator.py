@@ -18,6 +18,7 @@ from plesio.core.pool import stimuli as s
 from plesio.core.pool.turn import State, Turn, Volatile
 
 TICK_S = 0.1  # between two looks at what is late
+RETURN_S = 3.0  # nodes that lost their coordinator come back within so long, when it is there again
 SWEEP_S = 600.0  # ... at what is old
 
 
@@ -38,11 +39,12 @@ def recover(state: State, now_s: float) -> None:
     No effect is outstanding before its receiver connects: each is derived then, from what the receiver lacks.
     """
     state.volatile = Volatile()
+    state.durable.book.line_up()
     for slot in state.durable.slots.values():
-        state.volatile.pulses[slot.name] = Pulse(max(now_s, state.durable.latest_s))
+        state.volatile.pulses[slot.name] = Pulse(max(now_s, state.durable.latest_s) + RETURN_S)
     for client in state.durable.clients.values():
         if state.durable.book.leases.get(messages.owner_of(client.number)):
-            state.volatile.gone_s[client.session] = max(now_s, state.durable.latest_s)
+            state.volatile.gone_s[client.session] = max(now_s, state.durable.latest_s) + RETURN_S
 
 
 def wake_s(state: State, now_s: float) -> float | None:
@@ -68,7 +70,7 @@ def _refused(turn: Turn, stimulus: s.Refused) -> None:
 
 def _tick(turn: Turn, _: s.Tick) -> None:
     volatile = turn.volatile
-    if turn.now_s - volatile.ticked_s < TICK_S:
+    if 0 <= turn.now_s - volatile.ticked_s < TICK_S:
         return
     volatile.ticked_s = turn.now_s
     for fact in volatile.refusals.tell(turn.now_s):

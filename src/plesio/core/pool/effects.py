@@ -53,13 +53,17 @@ class TellFailure(Effect, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """Tasks of one function. inputs: of each task, the results that its arguments refer to, as (id, result)."""
+    """Tasks of one function. inputs: of each task, the results that its arguments refer to, as (id, result).
+
+    attempt: how many of each are over; the same number comes back with a failure.
+    """
 
     fn: str
     timeout_s: float
     ids: tuple[int, ...]
     args: tuple[bytes, ...]
     inputs: tuple[tuple[tuple[int, bytes], ...], ...] = ()
+    attempt: int = 0
 
 
 class Run(Effect, frozen=True):
@@ -93,6 +97,12 @@ class Revoke(Effect, frozen=True):
     ids: tuple[int, ...]
 
 
+class Disconnect(Effect, frozen=True):
+    """End the connection of this slot, which was taken for gone: if it lives, it comes again and says what it has."""
+
+    slot: str
+
+
 class StopTask(Effect, frozen=True):
     """To a slot's node: end this task if the slot is at it."""
 
@@ -102,6 +112,6 @@ class StopTask(Effect, frozen=True):
     id: int
 
 
-AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Give | Settled | Run | Revoke | StopTask
+AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Give | Settled | Run | Revoke | Disconnect | StopTask
 TO_CLIENT = (Welcome, Accept, Decline, Tell, TellFailure, Give, Settled)
 TO_SLOT = (Run, Revoke)

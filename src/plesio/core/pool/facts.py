@@ -16,10 +16,14 @@ class Fact(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class ClientJoined(Fact, frozen=True):
-    """A client submits under this number from now on. session: what proves, on another connection, that it is this one."""
+    """A client submits under this number from now on. session: what proves, on another connection, that it is this one.
+
+    forgets: the number of one that is remembered no longer; 0: none.
+    """
 
     client: int
     session: str
+    forgets: int = 0
 
 
 class TasksSubmitted(Fact, frozen=True):

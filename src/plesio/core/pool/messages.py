@@ -138,10 +138,11 @@ def publish(turn: Turn, stimulus: s.Publish) -> None:
     if client is None or count == 0:
         return
     session, first = client.session, stimulus.first
-    if client.knows(first):
+    known = client.has(first, first + count) if first >= 1 else None
+    if known:
         turn.order(e.Accept(session, first, count))
         return
-    if abs(stimulus.priority) > MAX_PRIORITY or not (first >= 1 and first + count < 1 << CLIENT_SHIFT):
+    if abs(stimulus.priority) > MAX_PRIORITY or known is None or first + count >= 1 << CLIENT_SHIFT:
         reason = f"a priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}, and a client has a trillion messages"
         turn.order(e.Decline(session, first, count, reason))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import HEAVY
+from plesio.core.pool.recipe import HEAVY, client_of
 from plesio.core.pool.turn import Turn
 
 KEPT = 10_000
@@ -18,8 +18,11 @@ RETENTION_S = 86_400.0
 
 def taken(turn: Turn, stimulus: s.Taken) -> None:
     """A client has these outcomes."""
-    calls = turn.book.calls
-    known = [calls[id] for id in stimulus.ids if id in calls and calls[id].ended]
+    client, calls = turn.durable.clients.get(stimulus.session), turn.book.calls
+    if client is None:
+        return
+    mine = [id for id in stimulus.ids if client_of(id) == client.number]  # whoever else has them, its own may not
+    known = [calls[id] for id in mine if id in calls and calls[id].ended]
     turn.volatile.heavy.update(call.id for call in known if call.result[:1] == HEAVY)
     forget_heavy(turn)
     turn.volatile.taken.extend(call.id for call in known if call.result[:1] != HEAVY)

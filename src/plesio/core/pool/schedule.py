@@ -24,22 +24,23 @@ def schedule(turn: Turn) -> None:
     """Deals what may begin to slots with room."""
     turn.book.wake(turn.now_s)
     seats = [seat for seat in turn.volatile.seats.values() if not seat.leaving and len(seat.tasks) < WINDOW]
-    lanes = [lane for lane in list(turn.book.lanes.values()) if lane.for_slots and len(lane) and may_begin(turn, lane)]
+    lanes = [lane for lane in turn.book.lanes.values() if lane.for_slots and may_begin(turn, lane)]
     dealt = 0
     while lanes and seats and dealt < BURST:
         lanes.sort(key=lambda lane: rank(turn, lane))
         lane = lanes[0]
         given = _deal(turn, lane, seats, rank(turn, lanes[1]) if len(lanes) > 1 else None)
         dealt += given
-        if not given or lane.head() is None or not may_begin(turn, lane):
-            lanes.pop(0)
+        head = lane.head()
+        if not given and head is not None:  # it waits for one of these to be idle: nothing that is after it goes there
+            seats = [seat for seat in seats if not _fits(turn, seat, lane, head)]
+        lanes = [lane for lane in lanes[not given :] if may_begin(turn, lane)]
+    for key in [key for key, lane in turn.book.lanes.items() if lane.head() is None]:
+        del turn.book.lanes[key]
 
 
 def may_begin(turn: Turn, lane: Lane) -> bool:
-    head = lane.head()
-    if head is None:
-        if not len(lane):
-            turn.book.lanes.pop((lane.queue, lane.priority, lane.requires), None)
+    if lane.head() is None:
         return False
     settings = turn.book.queues[lane.queue].settings
     return not settings.paused and _allowed(turn, lane.queue, settings.rate_per_s) > 0
@@ -51,7 +52,7 @@ def _allowed(turn: Turn, queue: str, rate_per_s: float) -> int:
         return WINDOW
     most = max(1.0, rate_per_s * 0.1)
     bucket = turn.volatile.buckets.setdefault(queue, Bucket(1.0, turn.now_s))
-    bucket.tokens = min(most, bucket.tokens + (turn.now_s - bucket.at_s) * rate_per_s)
+    bucket.tokens = min(most, bucket.tokens + max(0.0, turn.now_s - bucket.at_s) * rate_per_s)
     bucket.at_s = turn.now_s
     return int(bucket.tokens)
 
@@ -103,7 +104,7 @@ def _cost_s(turn: Turn, fn: str) -> float | None:
 
 def _fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
     """Does the slot offer what the lane requires, and the function?"""
-    if any(seat.tags.get(tag, 0.0) < amount for tag, amount in lane.requires):
+    if not seat.offers(lane.requires):
         return False
     return not turn.volatile.unfit or (seat.node, head.recipe.fn) not in turn.volatile.unfit
 

@@ -14,8 +14,6 @@ from plesio.core.pool.outcome import BY_CRASHES
 from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe, task_id
 from plesio.core.taskbook import TaskState
 
-CLIENTS_KEPT = 1024  # clients that are remembered; one that comes back later gets another number
-
 
 class Client(msgspec.Struct):
     """Who submits. known: its highest task number that exists; holes: (start, stop) of lower ones that do not."""
@@ -25,9 +23,12 @@ class Client(msgspec.Struct):
     known: int = 0
     holes: list[tuple[int, int]] = []
 
-    def knows(self, n: int) -> bool:
-        """Was its n-th task submitted?"""
-        return n <= self.known and not any(start <= n < stop for start, stop in self.holes)
+    def has(self, first: int, stop: int) -> bool | None:
+        """Were its tasks first .. stop - 1 submitted? None: some of them were."""
+        if first > self.known or any(low <= first and stop <= high for low, high in self.holes):
+            return False
+        whole = stop <= self.known + 1 and all(high <= first or stop <= low for low, high in self.holes)
+        return True if whole else None
 
     def note(self, first: int, stop: int) -> None:
         """Its tasks first .. stop - 1 are submitted."""
@@ -81,6 +82,7 @@ class Kept(msgspec.Struct, array_like=True):
     topics: dict[str, tuple[str, ...]]
     copies: int
     calls: list[tuple[Any, ...]]  # as Call's fields, the recipe by its number
+    leases: dict[str, list[int]]  # by slot, in the order of leasing
 
 
 def freeze(state: Durable) -> Kept:
@@ -91,14 +93,15 @@ def freeze(state: Durable) -> Kept:
         used.setdefault(call.recipe, len(used))
     calls = [
         (c.id, used[c.recipe], c.args, c.order, c.at_s, c.due_s, c.needs, c.key, c.state, c.owner, c.attempts, c.crashes,
-         c.losses, c.unmet, c.result, c.kind, c.message, c.ended_s)
+         c.losses, c.unmet, c.result, c.kind, c.message, c.ended_s, c.tries)
         for c in book.calls.values()
     ]  # fmt: skip
     queues = {name: queue.settings for name, queue in book.queues.items()}
+    leases = {slot: list(held) for slot, held in book.leases.items() if held}
     clients, slots = list(state.clients.values()), list(state.slots.values())
     return Kept(
         state.epoch, state.facts, state.latest_s, state.newest_client, clients, slots, queues, book.order, book.counts,
-        list(used), state.topics, state.copies, calls,
+        list(used), state.topics, state.copies, calls, leases,
     )  # fmt: skip
 
 
@@ -120,6 +123,7 @@ def thaw(kept: Kept) -> Durable:
     states = {state.value: state for state in TaskState}
     for id, recipe, args, order, at_s, due_s, needs, key, at, owner, *rest in kept.calls:
         book.add(Call(id, recipes[recipe], args, order, at_s, due_s, tuple(needs), key, states[at], owner, *rest))
+    book.leases = {slot: {id: book.calls[id] for id in ids} for slot, ids in kept.leases.items()}
     return state
 
 
@@ -139,9 +143,8 @@ def _client_joined(state: Durable, fact: f.ClientJoined) -> None:
     state.newest_client = max(state.newest_client, fact.client)
     state.clients[fact.session] = Client(fact.client, fact.session)
     state.sessions[fact.client] = fact.session
-    if len(state.clients) > CLIENTS_KEPT:
-        oldest = min(state.clients.values(), key=lambda client: client.number)
-        del state.clients[oldest.session], state.sessions[oldest.number]
+    if fact.forgets:
+        del state.clients[state.sessions.pop(fact.forgets)]
 
 
 def _tasks_submitted(state: Durable, fact: f.TasksSubmitted) -> None:
@@ -210,6 +213,7 @@ def _attempt_failed(state: Durable, fact: f.AttemptFailed) -> None:
         call.crashes += 1
     else:
         call.attempts += 1
+    call.tries += 1
     call.kind, call.message = fact.kind, fact.message
     state.book.give_back(call, fact.due_s)
 
@@ -226,10 +230,7 @@ def _tasks_cancelled(state: Durable, fact: f.TasksCancelled) -> None:
 
 
 def _task_revived(state: Durable, fact: f.TaskRevived) -> None:
-    call = state.book.calls[fact.id]
-    call.attempts = call.crashes = call.losses = 0
-    call.kind = call.message = ""
-    state.book.give_back(call)
+    state.book.revive(state.book.calls[fact.id])
 
 
 def _tasks_forgotten(state: Durable, fact: f.TasksForgotten) -> None:

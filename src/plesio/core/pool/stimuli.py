@@ -82,10 +82,14 @@ class RemoveQueue(Stimulus, frozen=True):
 
 
 class NodeUp(Stimulus, frozen=True):
-    """A worker's machine connected; said again as a sign of life. slots: those whose processes are alive."""
+    """A worker's machine connected; said again as a sign of life. slots: those whose processes are alive.
+
+    running: what each of them is at; 0: nothing.
+    """
 
     node: str
     slots: tuple[tuple[str, str], ...]  # (slot, incarnation)
+    running: tuple[int, ...] = ()
 
 
 class NodeLost(Stimulus, frozen=True):
@@ -133,13 +137,14 @@ class Finished(Stimulus, frozen=True):
 
 
 class Failed(Stimulus, frozen=True):
-    """A slot's task failed, and the slot lives on. kind: see outcome.py."""
+    """A slot's task failed, and the slot lives on. kind: see outcome.py. attempt: as its order said."""
 
     slot: str
     incarnation: str
     id: int
     kind: str
     message: str
+    attempt: int = 0
 
 
 class Concurrent(Stimulus, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import msgspec
 
@@ -17,6 +18,8 @@ from plesio.core.taskbook import TaskState
 from plesio.policies.aging import Aging
 from plesio.policies.base import Order, Placement
 from plesio.policies.rate_aware import RateAware
+
+MESSAGE_BYTES = 16 << 20  # of values in a message to a client or slot, unless one alone is larger
 
 
 class Policies(msgspec.Struct, frozen=True):
@@ -42,6 +45,10 @@ class Seat:
         self.leaving = False
         self.progress_s = now_s  # when it last finished something, or got something while it had nothing
 
+    def offers(self, requires: tuple[tuple[str, float], ...]) -> bool:
+        """Has it all that is required?"""
+        return all(self.tags.get(tag, 0.0) >= amount for tag, amount in requires)
+
     def drop(self, id: int) -> None:
         """It does not have this task any more."""
         cost_s = self.tasks.pop(id, 0.0)
@@ -63,6 +70,7 @@ class Volatile:
         self.nodes: dict[str, Pulse] = {}  # connected nodes
         self.pulses: dict[str, Pulse] = {}  # of slots
         self.online: set[str] = set()  # sessions of connected clients
+        self.put_off: dict[str, dict[int, int]] = {}  # by session: first -> stop of what it will submit again
         self.watchers: dict[int, set[str]] = {}  # by task: sessions that asked for its end
         self.costs_s: dict[str, float] = {}  # by function: seconds of one call on an average slot
         self.unfit: dict[tuple[str, str], str] = {}  # (node, function) -> why it cannot be imported there
@@ -147,15 +155,27 @@ class Turn:
     def finish(self) -> None:
         """What was collected becomes effects."""
         for session, (ids, results) in self.done.items():
-            self.order(e.Tell(session, tuple(ids), tuple(results)))
-        for slot, calls in self.runs.items():
-            self.order(e.Run(slot, self._orders(calls)))
+            for start, stop in _pieces([len(result) for result in results]):
+                self.order(e.Tell(session, tuple(ids[start:stop]), tuple(results[start:stop])))
+        for slot, collected in self.runs.items():
+            calls = [call for call in {call.id: call for call in collected}.values() if self._has(slot, call)]
+            for start, stop in _pieces([self._size_bytes(call) for call in calls]):
+                self.order(e.Run(slot, self._orders(calls[start:stop])))
+
+    def _has(self, slot: str, call: Call) -> bool:
+        """Does it still, whatever else happened in this turn?"""
+        return call.state is TaskState.LEASED and slot in (call.owner, self.volatile.copies.get(call.id))
+
+    def _size_bytes(self, call: Call) -> int:
+        return len(call.args) + sum(len(self.book.calls[need].result) for need in call.needs)
 
     def _orders(self, calls: list[Call]) -> tuple[e.Order, ...]:
         """Neighbours of one function, together."""
         groups: list[list[Call]] = []
         for call in calls:
-            if groups and groups[-1][0].recipe is call.recipe and not call.needs and not groups[-1][0].needs:
+            last = groups[-1][0] if groups else call
+            alike = last.recipe is call.recipe and last.tries == call.tries and not call.needs and not last.needs
+            if groups and alike:
                 groups[-1].append(call)
             else:
                 groups.append([call])
@@ -165,4 +185,16 @@ class Turn:
         recipe, known = group[0].recipe, self.book.calls
         inputs = tuple((need, known[need].result) for need in group[0].needs)
         ids, args = tuple(c.id for c in group), tuple(c.args for c in group)
-        return e.Order(recipe.fn, recipe.timeout_s, ids, args, (inputs,) if inputs else ())
+        return e.Order(recipe.fn, recipe.timeout_s, ids, args, (inputs,) if inputs else (), group[0].tries)
+
+
+def _pieces(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of what goes into a message each: what is larger than MESSAGE_BYTES goes alone."""
+    start = total = 0
+    for at, size in enumerate(sizes):
+        if total + size > MESSAGE_BYTES and at > start:
+            yield start, at
+            start, total = at, 0
+        total += size
+    if start < len(sizes):
+        yield start, len(sizes)

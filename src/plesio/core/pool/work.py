@@ -21,10 +21,14 @@ WEIGHT = 0.3  # of the newest measurement in a moving average
 def node_up(turn: Turn, stimulus: s.NodeUp) -> None:
     """A sign of life of the node and of its slots; a slot of which it says nothing any more is gone."""
     alive = dict(stimulus.slots)
+    running = dict(zip(alive, stimulus.running, strict=False))
     turn.volatile.nodes.setdefault(stimulus.node, Pulse(turn.now_s)).beat(turn.now_s)
     for slot in [x for x in turn.durable.slots.values() if x.node == stimulus.node]:
         if alive.get(slot.name) == slot.incarnation:
             turn.pulse(slot.name).beat(turn.now_s)
+            call = turn.book.calls.get(running.get(slot.name, 0))
+            if call is not None and call.ended:  # it was told to stop before it began, or that was lost
+                turn.order(e.StopTask(slot.node, slot.name, slot.incarnation, call.id))
         elif slot.name not in turn.volatile.seats:
             end_slot(turn, slot, "gone")
 
@@ -45,9 +49,11 @@ def slot_up(turn: Turn, stimulus: s.SlotUp) -> None:
         known = None
     if known is None:
         turn.emit(f.SlotJoined(stimulus.slot, stimulus.node, stimulus.incarnation, stimulus.tags))
-    turn.volatile.pulses[stimulus.slot] = Pulse(turn.now_s)
-    seat = Seat(stimulus.slot, stimulus.node, stimulus.tags, turn.now_s)
-    turn.volatile.seats[stimulus.slot] = seat
+    slot = turn.durable.slots[stimulus.slot]
+    turn.volatile.pulses[slot.name] = Pulse(turn.now_s)
+    seat = Seat(slot.name, slot.node, slot.tags, turn.now_s)
+    turn.volatile.seats[slot.name] = seat
+    _forget_copies(turn, slot.name)
     holds = set(stimulus.holds)
     leases = turn.book.leases.get(stimulus.slot, {})
     for id in stimulus.holds:
@@ -84,8 +90,8 @@ def end_slot(turn: Turn, slot: Slot, reason: str, blameless: bool = False) -> No
     """What it had waits again. The first of it was probably running: one that takes slots down must not do so for ever."""
     turn.volatile.seats.pop(slot.name, None)
     turn.volatile.pulses.pop(slot.name, None)
-    for id in [id for id, copy in turn.volatile.copies.items() if copy == slot.name]:
-        del turn.volatile.copies[id]
+    _forget_copies(turn, slot.name)
+    turn.volatile.unfit.clear()  # who had a function may be gone: the others are asked anew
     held = list(turn.book.leases.get(slot.name, {}).values())
     if held:
         suspect = None if blameless else held[0]
@@ -98,6 +104,11 @@ def end_slot(turn: Turn, slot: Slot, reason: str, blameless: bool = False) -> No
             ids = tuple(call.id for call in held)
             turn.emit(f.TasksReturned(slot.name, ids, "lost", suspect.id if suspect else 0))
     turn.emit(f.SlotEnded(slot.name, slot.incarnation, reason))
+
+
+def _forget_copies(turn: Turn, slot: str) -> None:
+    for id in [id for id, copy in turn.volatile.copies.items() if copy == slot]:
+        del turn.volatile.copies[id]
 
 
 def finished(turn: Turn, stimulus: s.Finished) -> None:
@@ -171,6 +182,9 @@ def failed(turn: Turn, stimulus: s.Failed) -> None:
     call = turn.book.leases.get(stimulus.slot, {}).get(stimulus.id)
     if call is None or _known(turn, stimulus.slot, stimulus.incarnation) is None:
         return  # another attempt of it is under way, or it has ended
+    if stimulus.attempt != call.tries:  # said again, of an earlier one: perhaps it was all that the slot had of it
+        turn.runs.setdefault(stimulus.slot, []).append(call)
+        return
     fail(turn, call, stimulus.slot, stimulus.kind, stimulus.message)
 
 
@@ -181,10 +195,12 @@ def fail(turn: Turn, call: Call, slot: str, kind: str, message: str) -> None:
         _unfit(turn, call, slot, message)
     elif kind in outcome.BY_RETRIES and call.attempts < call.recipe.retries:
         spread = 0.5 + draw(call.id, call.attempts) / (1 << 64)
-        pause_s = min(MAX_BACKOFF_S, BACKOFF_S * 2.0**call.attempts) * spread
+        pause_s = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(call.attempts, 20)) * spread
         turn.emit(f.AttemptFailed(call.id, slot, kind, message, turn.now_s + pause_s))
     elif kind in outcome.BY_CRASHES and call.crashes + 1 < outcome.CRASHES:
         turn.emit(f.AttemptFailed(call.id, slot, kind, message, 0.0))
+    elif kind == outcome.LOST and call.losses + 1 < outcome.LOSSES:
+        turn.emit(f.TasksReturned(slot, (call.id,), "lost", call.id))
     else:
         die(turn, call, slot, kind, message)
 
@@ -197,10 +213,10 @@ def die(turn: Turn, call: Call, slot: str, kind: str, message: str) -> None:
 
 
 def _unfit(turn: Turn, call: Call, slot: str, message: str) -> None:
-    """This node has no such function; if none has it, the task dies."""
+    """This node has no such function; if none that could run the task has it, the task dies."""
     node = turn.durable.slots[slot].node
     turn.volatile.unfit[node, call.recipe.fn] = message
-    nodes = {seat.node for seat in turn.volatile.seats.values()}
+    nodes = {seat.node for seat in turn.volatile.seats.values() if seat.offers(call.recipe.requires)}
     if all((other, call.recipe.fn) in turn.volatile.unfit for other in nodes):
         die(turn, call, slot, outcome.NOT_FOUND, message)
         for other in nodes:  # asked anew for the next one: it may have been installed
@@ -239,6 +255,8 @@ def end_silent(turn: Turn) -> None:
     """Slots and nodes of which nothing is heard for longer than they usually take."""
     for slot in list(turn.durable.slots.values()):
         if turn.pulse(slot.name).suspected(turn.now_s):
+            if slot.name in turn.volatile.seats:
+                turn.order(e.Disconnect(slot.name))
             end_slot(turn, slot, "silent")
 
 
