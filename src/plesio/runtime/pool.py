@@ -78,6 +78,7 @@ class Pool:
         self.nodes: dict[str, wire.Channel] = {}
         self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
         self.inbox: list[s.Stimulus] = []
+        self.questions: list[tuple[wire.Channel, m.Ask]] = []
         self.arrived = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -119,7 +120,11 @@ class Pool:
             await self.arrived.wait()
             self.arrived.clear()
             batch, self.inbox = self.inbox, []
-            await self._handle(batch)
+            questions, self.questions = self.questions, []
+            if batch:
+                await self._handle(batch)
+            for channel, question in questions:  # they see what was said before them, and only what is durable
+                self._send(channel, answer(self.state, question))
 
     async def _handle(self, batch: list[s.Stimulus]) -> None:
         """One batch: decide, journal, act; in that order."""
@@ -187,7 +192,8 @@ class Pool:
             channel.abort()
             return
         if isinstance(message, m.Ask):
-            self._send(channel, answer(self.state, message))
+            self.questions.append((channel, message))
+            self.arrived.set()
         else:
             self._take(message)
 
