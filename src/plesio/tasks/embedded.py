@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from plesio.errors import UserError, WireError
-from plesio.runtime.hostsettings import HostSettings, Running, announce, locked, running, started
+from plesio.runtime.hostsettings import HostSettings, Running, announce, locked, running, started, usable_cores
 from plesio.tasks.client import Client
 from plesio.tasks.link import Link
 from plesio.wire.tokens import read, read_or_make
@@ -47,7 +46,7 @@ def connect(
         link = Link(name, int(number), read(Path(token_file)), load(tls) if tls else None)
         link.open()
         return Client(link)
-    embedded = Embedded(Path(folder), workers or os.cpu_count() or 1, sync)
+    embedded = Embedded(Path(folder), workers or usable_cores(), sync)
     return _client(embedded.start(), embedded.revive)
 
 
