@@ -6,8 +6,10 @@ everything else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from typing import Any, Literal
 
 import plesio
 from plesio.errors import PlesioError
+from plesio.runtime.hostsettings import started
 
 NOOP = "plesio.tasks.noop:noop"
 ROUNDS = 3
@@ -63,14 +66,16 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
 
 
 def _client(folder: Path, workers: int, sync: Sync, tasks: int) -> dict[str, float]:
-    """Returns when its pool has ended, too: that takes nothing from the next one."""
+    """Ends its pool, too, before it returns: that takes nothing from the next one."""
     words = [sys.executable, "-m", "plesio.cli.measuring", str(folder), str(workers), sync, str(tasks)]
     done = subprocess.run(words, stdout=subprocess.PIPE, timeout=CLIENT_S, check=False)
     if done.returncode:
         raise PlesioError(f"the measuring client ended with code {done.returncode}")
     told: dict[str, float] = json.loads(done.stdout)
     host = int(told.pop("host"))
-    while os.path.exists(f"/proc/{host}"):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(host, signal.SIGTERM)
+    while _runs(host):
         time.sleep(0.02)
     return told
 
@@ -151,6 +156,13 @@ def memory_mb(pids: list[int]) -> tuple[float, float]:
     """(resident, proportional) of all together: what processes share counts in each, or once."""
     told = [line.split() for pid in pids for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()]
     return tuple(sum(int(words[1]) for words in told if words[0] == key) / 1024 for key in ("Rss:", "Pss:"))  # type: ignore[return-value]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return started(pid) > 0
+    except OSError:
+        return False
 
 
 def _cpu_s(host: int) -> float:
