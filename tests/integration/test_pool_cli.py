@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import plesio
 from plesio.cli.cert import make as make_certificates
 from plesio.cli.main import main
 from plesio.runtime.hostsettings import running
+from plesio.runtime.node import AGAIN_S, DRAIN_S
 from plesio.tasks import Client
 from plesio.tasks.embedded import attach
 from plesio.testing.waiting import free_port, wait_for
@@ -95,8 +97,24 @@ def run(cwd: Path, *words: str, code: int = 0) -> str:
     return done.stderr if code else done.stdout
 
 
-def asked(cwd: Path, *words: str) -> Any:
-    return json.loads(run(cwd, *words, "--json"))
+Typed = Callable[..., Any]
+
+
+@pytest.fixture
+def typed(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
+    """A command in this process, which saves its start: what `--json` says, else its stdout, or its stderr."""
+
+    def type_in(*words: str, code: int = 0) -> Any:
+        monkeypatch.chdir(here)
+        monkeypatch.setattr(sys, "argv", ["plesio", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capfd.readouterr()
+        assert (end.value.code or 0) == code, said.err
+        return said.err if code else json.loads(said.out) if "--json" in words else said.out
+
+    return type_in
 
 
 def coordinator(folder: Path, up: Command) -> int:
@@ -172,26 +190,57 @@ def test_a_pool_is_there_once_and_ctrl_c_leaves_no_process_and_loses_no_task(tmp
     told = json.loads(second.process.stdout.readline())
     with plesio.connect(f"{told['host']}:{told['port']}", token_file=told["token_file"]) as client:
         assert client.follow([name])[0].result(WAIT_S) == 7
-    code, _ = second.end(signal.SIGTERM)
+        code, _ = second.end(signal.SIGTERM)
     assert code == 0 and second.members() == [], second.said()
 
 
-def test_submit_prints_the_result_or_the_failure_or_the_name(here: Path, up: Command) -> None:
+def test_a_pool_that_is_killed_or_hurried_leaves_no_process_and_loses_no_task(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(MODULE)
+    folder, gate = tmp_path / "runs" / "pool", tmp_path / "gate"
+    first = Command(tmp_path, "up", "--listen", "127.0.0.1:0", "--workers", "1")
+    first.says("in the pool")
+    with attach(folder) as client:
+        name = client.submit("work:held", str(gate), "x").name
+        wait_for(lambda: client.ask("task", name)["state"] == "leased", "it runs", WAIT_S)
+        first.process.kill()
+        wait_for(lambda: not first.members(), "its processes end with it", WAIT_S)
+    first.end()
+    second = Command(tmp_path, "up", "--listen", "127.0.0.1:0", "--workers", "1")
+    second.says("in the pool")
+    with attach(folder) as client:
+        wait_for(lambda: client.ask("task", name)["state"] == "leased", "it runs again", WAIT_S)
+
+    second.process.send_signal(signal.SIGINT)
+    second.says("waits for 1 running task")
+    until_s = time.monotonic() + 2 * AGAIN_S
+    wait_for(lambda: time.monotonic() > until_s, "not taken for the same signal twice")
+    second.process.send_signal(signal.SIGINT)
+    wait_for(lambda: second.process.poll() is not None, "told again, it does not wait", DRAIN_S / 2)
+    assert second.process.returncode == 0 and second.members() == [] and not gate.exists(), second.said()
+    gate.touch()
+    third = Command(tmp_path, "up", "--listen", "127.0.0.1:0", "--workers", "1")
+    third.says("in the pool")
+    with attach(folder) as client:
+        assert client.follow([name])[0].result(WAIT_S) == "x"
+    assert third.end()[0] == 0 and gate.read_text() == "x"
+
+
+def test_submit_prints_the_result_or_the_failure_or_the_name(here: Path, up: Command, typed: Typed) -> None:
     assert run(here, "submit", "--wait", "work:add", "[1]", "--kwargs", '{"b": [2]}') == "[1,2]\n"
-    told = json.loads(run(here, "submit", "--json", "--wait", "--", "work.py:add", "1", "-3"))
+    told = typed("submit", "--json", "--wait", "--", "work.py:add", "1", "-3")
     assert told["state"] == "done" and told["result"] == -2
     said = run(here, "submit", "--wait", "work:boom", "my words", code=1)
     assert said.startswith("plesio: raised: ") and said.endswith("ValueError: my words\n")
     said = run(here, "submit", "work:add", "1", "--to", url(here), "--token-file", "runs/pool/token")
     assert re.fullmatch(r"\d+-1\n", said)
-    assert asked(here, "tasks", "show", said.strip())["fn"] == "work:add"
+    assert typed("tasks", "show", said.strip(), "--json")["fn"] == "work:add"
 
 
 def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_told_to_leave(
-    here: Path, client: Client, worker: Command, tmp_path: Path
+    client: Client, worker: Command, typed: Typed, tmp_path: Path
 ) -> None:
-    assert run(here, "submit", "--wait", "work:add", "20", "1", "--require", "gpu=1") == "21\n"
-    rows = {row["tags"].get("gpu"): row for row in asked(here, "tasks", "workers")["workers"]}
+    assert typed("submit", "--wait", "work:add", "20", "1", "--require", "gpu=1") == "21\n"
+    rows = {row["tags"].get("gpu"): row for row in typed("tasks", "workers", "--json")["workers"]}
     assert rows[1.0]["node"] != "here" and rows[None]["node"] == "here"
     gate = tmp_path / "gate"
     task, later = (client.submit("work:held", str(gate), "x", requires={"gpu": 1}) for _ in range(2))
@@ -207,51 +256,53 @@ def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_
     later.cancel()
 
 
-def test_tasks_are_listed_shown_cancelled_and_retried(here: Path, client: Client, tmp_path: Path) -> None:
+def test_tasks_are_listed_shown_cancelled_and_retried(client: Client, typed: Typed, tmp_path: Path) -> None:
     failed = client.submit("work:once", str(tmp_path / "mark"))
     assert failed.exception(WAIT_S) is not None
     running, waiting = (client.submit("work:held", str(tmp_path / "gate"), "x") for _ in range(2))
     wait_for(lambda: client.ask("task", running.name)["state"] == "leased", "it runs", WAIT_S)
 
-    lines = run(here, "tasks", "ls").splitlines()
+    lines = typed("tasks", "ls").splitlines()
     assert lines[0].startswith("id\tstate\tfn\t") and any(line.startswith(f"{waiting.name}\tready\t") for line in lines)
-    found = asked(here, "tasks", "dead")["tasks"]
+    found = typed("tasks", "dead", "--json")["tasks"]
     assert [row["id"] for row in found if row["fn"] == "work:once"] == [failed.name]
-    shown = run(here, "tasks", "show", failed.name)
+    shown = typed("tasks", "show", failed.name)
     assert "RuntimeError: the first time" in shown and re.search(r"kind +raised", shown)
 
-    rows = asked(here, "tasks", "cancel", running.name, waiting.name)["tasks"]
+    rows = typed("tasks", "cancel", running.name, waiting.name, "--json")["tasks"]
     assert [row["state"] for row in rows] == ["cancelled", "cancelled"]
-    assert "is cancelled; only dead ones" in run(here, "tasks", "retry", waiting.name, code=2)
-    assert asked(here, "tasks", "retry", failed.name)["tasks"][0]["state"] in ("ready", "leased", "done")
+    assert "is cancelled; only dead ones" in typed("tasks", "retry", waiting.name, code=2)
+    assert typed("tasks", "retry", failed.name, "--json")["tasks"][0]["state"] in ("ready", "leased", "done")
     assert client.follow([failed.name])[0].result(WAIT_S) == "the second time"
-    assert asked(here, "tasks", "show", failed.name)["result"] == "the second time"
-    assert "not known" in run(here, "tasks", "show", "999-1", code=2)
-    counted = asked(here, "tasks", "counts")
+    assert typed("tasks", "show", failed.name, "--json")["result"] == "the second time"
+    assert "not known" in typed("tasks", "show", "999-1", code=2)
+    counted = typed("tasks", "counts", "--json")
     assert counted["waiting"] == counted["running"] == 0 and counted["done"] >= 1
 
 
-def test_queues_are_paused_limited_drained_and_removed(here: Path, client: Client) -> None:
-    assert asked(here, "queue", "set", "slow", "--capacity", "5", "--rate-per-s", "100")["queues"][0]["capacity"] == 5
-    row = asked(here, "queue", "pause", "slow")["queues"][0]
+def test_queues_are_paused_limited_drained_and_removed(client: Client, typed: Typed) -> None:
+    assert (
+        typed("queue", "set", "slow", "--capacity", "5", "--rate-per-s", "100", "--json")["queues"][0]["capacity"] == 5
+    )
+    row = typed("queue", "pause", "slow", "--json")["queues"][0]
     assert row["paused"] and row["capacity"] == 5 and row["rate_per_s"] == 100
     futures = [client.submit("work:add", i, queue="slow") for i in range(5)]
     client.flush()
-    assert "is paused with 5 tasks" in run(here, "queue", "drain", "slow", code=2)
-    assert "holds 5 tasks" in run(here, "queue", "rm", "slow", code=2)
-    run(here, "queue", "resume", "slow")
-    assert asked(here, "queue", "drain", "slow")["queues"][0]["waiting"] == 0
+    assert "is paused with 5 tasks" in typed("queue", "drain", "slow", code=2)
+    assert "holds 5 tasks" in typed("queue", "rm", "slow", code=2)
+    typed("queue", "resume", "slow")
+    assert typed("queue", "drain", "slow", "--json")["queues"][0]["waiting"] == 0
     assert client.gather(futures, WAIT_S) == [0, 1, 2, 3, 4]
-    run(here, "queue", "rm", "slow")
-    assert "slow" not in run(here, "queue", "ls")
+    typed("queue", "rm", "slow")
+    assert "slow" not in typed("queue", "ls")
 
 
-def test_a_wrong_token_is_told_in_one_line(here: Path, up: Command, tmp_path: Path) -> None:
+def test_a_wrong_token_is_told_in_one_line(here: Path, up: Command, typed: Typed, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0" * 32)
     token.chmod(0o600)
-    for words in (["worker", "--join"], ["tasks", "ls", "--to"]):
-        said = run(here, *words, url(here), "--token-file", str(token), code=2)
+    where = [url(here), "--token-file", str(token)]
+    for said in (run(here, "worker", "--join", *where, code=2), typed("tasks", "ls", "--to", *where, code=2)):
         assert "the token does not match" in said.splitlines()[-1] and "0" * 32 not in said
 
 
@@ -294,7 +345,7 @@ def test_a_worker_waits_for_its_pool_and_all_of_them_speak_tls(tmp_path: Path) -
 
 
 def test_bench_tells_what_it_promises(tmp_path: Path) -> None:
-    found = asked(tmp_path, "bench", "tasks", "--tasks", "300", "--workers", "1")
+    found = json.loads(run(tmp_path, "bench", "tasks", "--tasks", "300", "--workers", "1", "--json"))
     for key in ("tasks_per_s", "submit_per_s", "p50_ms", "p99_ms", "first_result_s", "idle_rss_mb", "idle_pss_mb"):
         assert found[key] > 0, key
     assert "power cut" in found["journal"] and found["idle_pss_mb"] <= found["idle_rss_mb"]
