@@ -84,6 +84,7 @@ class TaskFailed(PlesioError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
+        self.message = message
 
 
 class TaskCancelled(TaskFailed):

@@ -21,6 +21,7 @@ import msgspec
 from plesio.cli import checks as c
 from plesio.errors import AccessRefused, UserError, WireError
 from plesio.runtime import probe
+from plesio.runtime.hostsettings import usable_cores
 from plesio.runtime.viewer import Target, connect
 from plesio.version import VERSION
 from plesio.wire import tokens
@@ -177,13 +178,6 @@ def ask_torch() -> tuple[str, int, str]:
         return "", 0, f"cannot be imported: {last[0]}"
     version, threads = json.loads(done.stdout.splitlines()[-1])
     return str(version), int(threads), ""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def container_cores(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:

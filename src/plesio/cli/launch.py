@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from plesio.cli.options import read_address
 from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
@@ -164,14 +165,6 @@ def take_part(
     )
     with LiveTable(f"{name} joins {address}; logs in {joining.folder / 'logs'}") as table:
         asyncio.run(Joiner(joining, table.show, table.say).run())
-
-
-def read_address(text: str, what: str) -> tuple[str, int]:
-    """HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65534:
-        raise UserError(f"{what} {text!r} is not HOST:PORT")
-    return host, int(port)
 
 
 def read_slowdowns(text: str, learners: int) -> dict[str, float]:

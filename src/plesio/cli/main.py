@@ -10,6 +10,8 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
+from plesio.cli import bench, pool, queue, tasks
+from plesio.cli.options import TLS_HELP
 from plesio.errors import PlesioError
 
 app = typer.Typer(
@@ -26,7 +28,6 @@ STRATEGY_HELP = (
 TENSORBOARD_HELP = "Write TensorBoard event files to RUN/tensorboard; needs plesio[tensorboard]."
 KEEP_HELP = "Keep so many of the newest snapshots, and a few older ones spread over the run."
 TOKEN_HELP = "File with the run's token; made when it is missing. Default with --listen: RUN/token."
-TLS_HELP = "CERT,KEY,CA: encrypt every connection, both sides show a certificate. `plesio cert` makes them."
 ScriptArgs = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -186,7 +187,7 @@ def doctor(
     Example: plesio doctor trainer:7700 --token-file token
     """
     from plesio.cli import doctor as examining
-    from plesio.cli.launch import read_address
+    from plesio.cli.options import read_address
 
     where = None if address is None else read_address(address, "the address")
     if not examining.examine(where, token_file, runs, as_json, tls):
@@ -207,6 +208,13 @@ def cert(
     from plesio.cli.cert import make
 
     make(folder, host or [], node or [], days)
+
+
+for command in (pool.up, pool.worker, pool.submit):
+    app.command()(command)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(queue.app, name="queue")
+app.add_typer(bench.app, name="bench")
 
 
 def _must_be_run(run_dir: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from plesio.cli.launch import read_address
+from plesio.cli.options import read_address
 from plesio.cli.table import LiveTable
 from plesio.errors import UserError
 from plesio.runtime.follow import RunFolder

@@ -51,5 +51,14 @@ async def keep_small(folder: Path, limit_bytes: int = LIMIT_BYTES, look_s: float
                     await asyncio.to_thread(cut, log, limit_bytes)
 
 
+def last_line(log: Path) -> str:
+    """What its process said last; '' when there is nothing to read."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+    return ""
+
+
 def _older(log: Path) -> Path:
     return log.with_name(log.name + ".1")

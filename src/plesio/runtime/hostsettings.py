@@ -1,12 +1,17 @@
-"""What whoever starts a pool's host tells it, and where the host is found. Light: clients import it."""
+"""What whoever starts a pool's host tells it, and where the host of a folder is found. Light: clients import it."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-ADDRESS = "address.json"  # in a pool's folder, while it runs: where, and by which process
+ADDRESS = "address.json"  # in a pool's folder, while it runs
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,3 +27,67 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: str = ""
     tags: tuple[tuple[str, float], ...] = ()
     memory_bytes: int = 0
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a folder's pool is found, and by which process: `started` tells it from a later one of the same number.
+
+    embedded: it ends with its last client. token_file, tls: what a client on this machine needs.
+    """
+
+    host: str
+    port: int
+    pid: int
+    started: int
+    embedded: bool
+    token_file: str
+    tls: str = ""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else starts this folder's pool meanwhile."""
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def running(folder: Path) -> Running | None:
+    """The pool that runs in this folder."""
+    try:
+        told = msgspec.json.decode((folder / ADDRESS).read_bytes(), type=Running)
+        return told if started(told.pid) == told.started else None
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def announce(folder: Path, told: Running) -> None:
+    """From now on it is found. Call it `locked`."""
+    temporary = folder / f"{ADDRESS}.tmp"
+    temporary.write_bytes(msgspec.json.encode(told))
+    temporary.replace(folder / ADDRESS)
+
+
+def withdraw(folder: Path) -> None:
+    """It is not found any more."""
+    with contextlib.suppress(OSError):
+        (folder / ADDRESS).unlink()
+
+
+def started(pid: int) -> int:
+    """When a process began, in ticks since the machine did; 0: it has ended. Raises OSError when it is not known."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return 0 if fields[0] == b"Z" else int(fields[19])
+
+
+def near(host: str) -> str:
+    """How this machine reaches what listens there."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  it is compared, not bound
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

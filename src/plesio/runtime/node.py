@@ -22,6 +22,7 @@ import msgspec
 from plesio.core.pool import effects as e
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.recipe import name_of
 from plesio.errors import AccessRefused, PlesioError, WireError
 from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
@@ -38,6 +39,7 @@ OVERTIME_S = 2.0  # a task that does not stop when told to has so long until its
 RESTART_S = 0.2  # a slot that ends at once is not started more often
 DRAIN_S = 30.0  # for tasks that run when the node is told to leave
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+AGAIN_S = 0.5  # so long after it was told to leave it may be told to make haste
 ANSWER_S = 1.0  # it has children to look after meanwhile
 
 
@@ -73,6 +75,7 @@ class Node:
     """Owns the slots' processes and the connection that speaks for them.
 
     other_ended: told the end of another child, (pid, code); is it time to leave? in_child: what a slot is to do first.
+    tell: told what a person may want to know. Told to leave a second time, it does not wait for tasks that run.
     """
 
     def __init__(
@@ -81,15 +84,19 @@ class Node:
         tls: Tls | None,
         other_ended: Callable[[int, int], bool] | None = None,
         in_child: Callable[[], None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
         self.tls = tls
         self.other_ended = other_ended
         self.in_child = in_child
+        self.tell = tell or (lambda words: None)
         self.places = [Place(f"{settings.name}.{i}") for i in range(settings.slots)]
         self.channel: BlockingChannel | None = None
         self.outbox: list[s.SlotExited] = []
-        self.leaving = False
+        self.leaving = self.hurry = False
+        self.leaving_s = 0.0
+        self.silent = False  # the coordinator did not answer, and that was told
         self.refused: AccessRefused | None = None
 
     def run(self) -> None:
@@ -124,7 +131,10 @@ class Node:
             raise self.refused
 
     def _on_term(self, *_: Any) -> None:
-        self.leaving = True
+        if not self.leaving:
+            self.leaving, self.leaving_s = True, time.monotonic()
+        elif time.monotonic() - self.leaving_s > AGAIN_S:
+            self.hurry = True
 
     def _connect(self) -> bool:
         known = self.settings
@@ -134,11 +144,16 @@ class Node:
             for message in self.outbox:
                 self._tell(message)
             self.outbox.clear()
+            self.silent = False
+            self.tell(f"in the pool at {known.host}:{known.port}, with {known.slots} slots")
             return True
         except AccessRefused as error:
             self.refused, self.leaving = error, True
-        except (OSError, WireError):
+        except (OSError, WireError) as error:
             self.channel = None
+            if not self.silent:
+                self.tell(f"no pool answers at {known.host}:{known.port} ({error}); trying again")
+            self.silent = True
         return False
 
     def _tell(self, message: msgspec.Struct) -> None:
@@ -196,7 +211,8 @@ class Node:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             die_with_parent(parent)
             if self.channel is not None:
                 self.channel.sock.close()
@@ -237,8 +253,9 @@ class Node:
         running, _ = place.board.running()
         kind, why = place.killed
         if not kind:
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            kind, why = outcome.CRASHED, f"its process ended with {how} while it ran"
+            kind, why = outcome.CRASHED, f"its process ended with {how_it_ended(code)} while it ran"
+        if running:
+            self.tell(f"{place.name}, at task {name_of(running)}: {why}")
         message = s.SlotExited(place.name, place.incarnation, running, kind, why)
         place.pid = 0
         if self.channel is None:
@@ -278,11 +295,16 @@ class Node:
 
     def _end(self) -> None:
         """Running tasks may end, those that wait go back; then all processes are gone."""
-        for place in self.places:
-            if place.pid:
-                os.kill(place.pid, signal.SIGTERM)
-        until_s = time.monotonic() + DRAIN_S
-        while any(place.pid for place in self.places) and time.monotonic() < until_s:
+        until_s, told_s = time.monotonic() + DRAIN_S, 0.0
+        busy = sum(bool(place.pid and place.board.running()[0]) for place in self.places)
+        if busy:
+            self.tell(f"waits for {busy} running tasks, {DRAIN_S:.0f} s at most; told again, it does not wait")
+        while any(place.pid for place in self.places) and time.monotonic() < until_s and not self.hurry:
+            if time.monotonic() - told_s > 1.0:  # again, in case that a process was only just beginning
+                told_s = time.monotonic()
+                for place in self.places:
+                    if place.pid:
+                        os.kill(place.pid, signal.SIGTERM)
             self._reap()
             self._beat()
             time.sleep(0.02)
@@ -313,6 +335,11 @@ def rss_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def how_it_ended(code: int) -> str:
+    """A process's exit code, in words."""
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def log_to(path: Path) -> None:

@@ -81,7 +81,7 @@ class Pool:
         self.near: set[wire.Channel] = set()  # who reads segments
         self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
         self.inbox: list[s.Stimulus] = []
-        self.asks: list[tuple[wire.Channel, m.Ask]] = []
+        self.questions: list[tuple[wire.Channel, m.Ask]] = []
         self.arrived = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -124,10 +124,11 @@ class Pool:
             await self.arrived.wait()
             self.arrived.clear()
             batch, self.inbox = self.inbox, []
-            asks, self.asks = self.asks, []
-            await self._handle(batch)
-            for channel, ask in asks:
-                self._send(channel, answer(self.state, ask))
+            questions, self.questions = self.questions, []
+            if batch:
+                await self._handle(batch)
+            for channel, question in questions:  # they see what was said before them, and only what is durable
+                self._send(channel, answer(self.state, question))
 
     async def _handle(self, batch: list[s.Stimulus]) -> None:
         """One batch: decide, journal, act; in that order."""
@@ -200,7 +201,7 @@ class Pool:
             channel.abort()
             return
         if isinstance(message, m.Ask):
-            self.asks.append((channel, message))  # after all that it said before
+            self.questions.append((channel, message))
             self.arrived.set()
         else:
             self._take(message)

@@ -12,16 +12,18 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from plesio.clock import SystemClock
-from plesio.errors import PlesioError
+from plesio.errors import PlesioError, UserError
+from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
-from plesio.runtime.hostsettings import ADDRESS, HostSettings
-from plesio.runtime.node import Node, NodeSettings, log_to
+from plesio.runtime.hostsettings import HostSettings, near, withdraw
+from plesio.runtime.node import Node, NodeSettings, how_it_ended, log_to
 from plesio.runtime.pool import Pool
 from plesio.wire.tls import Tls, load
 
@@ -29,51 +31,61 @@ RESTART_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 
 class Host:
-    """Owns the coordinator's process; its node owns the slots'."""
+    """Owns the coordinator's process; its node owns the slots'. tell: told what a person may want to know."""
 
-    def __init__(self, settings: HostSettings) -> None:
+    def __init__(self, settings: HostSettings, tell: Callable[[str], None] | None = None) -> None:
         self.settings = settings
+        self.tell = tell or (lambda words: None)
         self.listener = socket.socket(fileno=settings.listener)
         self.tls: Tls | None = load(settings.tls, serves=True) if settings.tls else None
         self.coordinator = 0
         self.started_s = 0.0
         self.pause_s = RESTART_S / 2
+        self.failed = False
         host, port = self.listener.getsockname()[:2]
-        near = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
         self.node = Node(
             NodeSettings(
-                host=near, port=port, token=settings.token, name=settings.name, slots=settings.slots,
+                host=near(host), port=port, token=settings.token, name=settings.name, slots=settings.slots,
                 folder=str(Path(settings.folder) / "logs"), tags=settings.tags, memory_bytes=settings.memory_bytes,
                 pool=settings.folder,
             ),
             self.tls,
             self._ended,
             self.listener.close,
+            self.tell,
         )  # fmt: skip
 
     def run(self) -> None:
-        """Until the pool ends or this process is told to."""
+        """Until the pool ends or this process is told to. Raises UserError when there cannot be a pool."""
         self._start()
         try:
             self.node.run()
         finally:
             self._stop()
+        if self.failed:
+            raise UserError(self._last_words())
 
     def _ended(self, pid: int, code: int) -> bool:
         """The coordinator's end: wanted (True), or it is started again."""
         if pid != self.coordinator:
             return False
         self.coordinator = 0
-        if code in (0, 2):
-            with contextlib.suppress(OSError):
-                (Path(self.settings.folder) / ADDRESS).unlink()
+        if code == 2 or (code == 0 and (self.settings.embedded or self.node.leaving)):
+            withdraw(Path(self.settings.folder))
             self.listener.close()  # so that nobody waits for an answer
+            self.failed = code == 2
             return True
+        said = f": {self._last_words()}" if code > 0 else ""
+        self.tell(f"the coordinator ended ({how_it_ended(code)}) and is started again{said}")
         lasted_s = time.monotonic() - self.started_s
         self.pause_s = RESTART_S if lasted_s > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, 2 * self.pause_s)
         time.sleep(max(0.0, self.pause_s - lasted_s))
         self._start()
         return False
+
+    def _last_words(self) -> str:
+        log = Path(self.settings.folder) / "logs" / "coordinator.log"
+        return logs.last_line(log) or f"see {log}"
 
     def _start(self) -> None:
         parent, self.started_s = os.getpid(), time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -63,9 +64,11 @@ def _task(state: State, name: str) -> dict[str, Any]:
 
 
 def _queues(state: State, _: str) -> list[dict[str, Any]]:
+    book = state.durable.book
+    running = Counter(call.recipe.queue for held in book.leases.values() for call in held.values())
     return [
-        {"name": name, "waiting": queue.waiting, **msgspec.structs.asdict(queue.settings)}
-        for name, queue in state.durable.book.queues.items()
+        {"name": name, "waiting": queue.waiting, "running": running[name], **msgspec.structs.asdict(queue.settings)}
+        for name, queue in book.queues.items()
     ]
 
 

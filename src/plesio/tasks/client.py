@@ -65,6 +65,10 @@ class Client:
         data, needs = encoding.encode_call(args, kwargs or {}, self._link.shares)
         return self._link.submit(recipe, data, needs, key, delay_s, block)
 
+    def flush(self, timeout: float = 60.0) -> None:
+        """Until what was submitted is durable, or refused, as its futures tell. Raises TimeoutError: the queue is full."""
+        self._link.confirm(timeout)
+
     def _recipe(self, fn: Any, *said: Any) -> Recipe:
         plain = said == (None, None, None, None, None)
         known = self._recipes.get(fn) if plain else None
@@ -140,11 +144,16 @@ class Client:
 
     def follow(self, names: Sequence[str]) -> list[Future]:
         """Futures of tasks by name ('3-17'), whoever submitted them."""
-        try:
-            ids = [id_of(name) for name in names]
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return self._link.follow(ids)
+        return self._link.follow(_ids(names))
+
+    def cancel(self, names: Sequence[str]) -> None:
+        """Those of these tasks that have not ended, whoever submitted them."""
+        self._link.cancel(_ids(names))
+
+    def retry(self, names: Sequence[str]) -> None:
+        """Gives those of these tasks that failed for good another chance."""
+        for id in _ids(names):
+            self._link.tell(s.Revive(id))
 
     def ask(self, what: str, argument: str = "") -> Any:
         """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'."""
@@ -161,9 +170,20 @@ class Client:
         """A topic by name."""
         return Topic(self._link, name)
 
+    def remove_queue(self, name: str) -> None:
+        """What is in it is cancelled."""
+        self._link.tell(s.RemoveQueue(name))
+
     def set_queue(self, name: str, *, capacity: int = 2_000_000, rate_per_s: float = 0.0, paused: bool = False) -> None:
         """Makes a queue of tasks, or changes it."""
         self._link.tell(s.SetQueue(name, QueueSettings(capacity, rate_per_s, paused)))
+
+
+def _ids(names: Sequence[str]) -> list[int]:
+    try:
+        return [id_of(name) for name in names]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _refer(arg: Any) -> Any:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from plesio.errors import UserError, WireError
-from plesio.runtime.hostsettings import ADDRESS, HostSettings
+from plesio.runtime.hostsettings import HostSettings, Running, announce, locked, running, started, usable_cores
 from plesio.runtime.segments import shares_in
 from plesio.tasks.client import Client
 from plesio.tasks.link import Link
@@ -49,13 +47,32 @@ def connect(
         link = Link(name, int(number), read(Path(token_file)), load(tls) if tls else None)
         link.open()
         return Client(link)
-    embedded = Embedded(Path(folder), workers or os.cpu_count() or 1, sync)
-    host, port = embedded.start()
-    link = Link(host, port, embedded.token, None, embedded.revive, shares_in(embedded.folder))
+    embedded = Embedded(Path(folder), workers or usable_cores(), sync)
+    where = embedded.start()
     try:
-        link.open()
+        return _client(where, Path(folder), embedded.revive)
     except WireError as error:
         raise WireError(f"{error}; {embedded.said()}") from error
+
+
+def attach(folder: str | Path) -> Client:
+    """A client of the pool that runs in `folder` now; nothing is started. Raises UserError, AccessRefused, WireError."""
+    found = running(Path(folder))
+    if found is None:
+        raise UserError(
+            f"no pool runs in {folder}; start one with `plesio up --dir {folder}`, or name one elsewhere: --to HOST:PORT"
+        )
+    return _client(found, Path(folder), None)
+
+
+def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> Client:
+    tls = None
+    if where.tls:
+        from plesio.wire.tls import load
+
+        tls = load(where.tls)
+    link = Link(where.host, where.port, read(Path(where.token_file)), tls, revive, shares_in(folder.absolute()))
+    link.open()
     return Client(link)
 
 
@@ -66,46 +83,31 @@ class Embedded:
         self.folder = folder.absolute()
         self.workers = workers
         self.sync = sync
-        self.token = ""
         self.host: subprocess.Popen[bytes] | None = None
-        self.address = ("", 0)
+        self.address: Running | None = None
 
-    def start(self) -> tuple[str, int]:
-        """(host, port) of the pool of this folder; it is started when it does not run."""
+    def start(self) -> Running:
+        """The pool of this folder; it is started when none runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.token = read_or_make(self.folder / "token")
-        with (self.folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            running = self._running()
-            self.address = running or self._start()
+        with locked(self.folder):
+            self.address = running(self.folder) or self._start()
         return self.address
 
     def revive(self) -> None:
-        """Starts it again when its process is gone, at the same address."""
+        """Starts it again when its process is gone, at the same address; unless it is somebody's `plesio up`."""
         if self.host is not None and self.host.poll():
             raise WireError(f"the pool in {self.folder} ended: {self.said()}")
-        with (self.folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._running() is None:
+        assert self.address is not None
+        with locked(self.folder):
+            if self.address.embedded and running(self.folder) is None:
                 with contextlib.suppress(OSError):  # the one before still has the port: tried again soon
-                    self._start(self.address[1])
+                    self._start(self.address.port)
 
-    def _running(self) -> tuple[str, int] | None:
-        try:
-            told = json.loads((self.folder / ADDRESS).read_text())
-            os.kill(told["pid"], 0)
-            with open(f"/proc/{told['pid']}/stat", "rb") as file:
-                state, started = _state_of(file.read())
-            if state == b"Z" or started != told["started"]:
-                return None
-            return told["host"], told["port"]
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def _start(self, port: int = 0) -> tuple[str, int]:
+    def _start(self, port: int = 0) -> Running:
         listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        token_file = self.folder / "token"
         settings = HostSettings(
-            folder=str(self.folder), token=self.token, listener=listener.fileno(), slots=self.workers,
+            folder=str(self.folder), token=read_or_make(token_file), listener=listener.fileno(), slots=self.workers,
             sync=self.sync, embedded=True,
         )  # fmt: skip
         host = subprocess.Popen(
@@ -120,26 +122,18 @@ class Embedded:
         host.stdin.close()
         address = listener.getsockname()[:2]
         listener.close()
-        with open(f"/proc/{host.pid}/stat", "rb") as file:
-            _, started = _state_of(file.read())
-        told = {"host": address[0], "port": address[1], "pid": host.pid, "started": started}
-        temporary = self.folder / f"{ADDRESS}.tmp"
-        temporary.write_text(json.dumps(told))
-        temporary.replace(self.folder / ADDRESS)
+        told = Running(
+            host=address[0], port=address[1], pid=host.pid, started=started(host.pid), embedded=True,
+            token_file=str(token_file),
+        )  # fmt: skip
+        announce(self.folder, told)
         self.host = host
-        return address[0], address[1]
+        return told
 
     def said(self) -> str:
         """The last words of its processes."""
-        for name in ("host", "coordinator"):
-            with contextlib.suppress(OSError):
-                lines = (self.folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()
-                if lines:
-                    return lines[-1]
-        return f"see the logs in {self.folder / 'logs'}"
+        from plesio.launchers import logs  # asyncio: slow to import
 
-
-def _state_of(stat: bytes) -> tuple[bytes, int]:
-    """(state, start time) of a line of /proc/PID/stat."""
-    fields = stat.rpartition(b")")[2].split()
-    return fields[0], int(fields[19])
+        folder = self.folder / "logs"
+        said = (logs.last_line(folder / f"{name}.log") for name in ("host", "coordinator"))
+        return next((line for line in said if line), f"see the logs in {folder}")

@@ -161,6 +161,16 @@ class Link:
                 if taken:
                     channel.send(m.encode(s.Taken(self.session, taken)))
 
+    def confirm(self, timeout_s: float) -> None:
+        """Until all that was submitted is durable, or refused. Raises TimeoutError."""
+        self.flush()
+        until_s = time.monotonic() + timeout_s
+        while self._unconfirmed:
+            self._check()
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"{self._unconfirmed_tasks} tasks were not taken within {timeout_s:g} s")
+            self._read_or_wait(0.05)
+
     def _send_declined(self) -> None:
         now_s = time.monotonic()
         with self._lock:

@@ -1,0 +1,30 @@
+"""`plesio bench`: what this machine does. Options only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plesio.cli.options import AsJson
+from plesio.cli.pool import Sync, SyncOption
+
+app = typer.Typer(help="Measure plesio on this machine.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure plesio on this machine."""
+
+
+@app.command()
+def tasks(
+    count: Annotated[int, typer.Option("--tasks", help="Calls that do nothing, submitted at once.", min=1)] = 10_000,
+    workers: Annotated[int, typer.Option(help="Slots of the pool.", min=1)] = 2,
+    sync: SyncOption = Sync.normal,
+    as_json: AsJson = False,
+) -> None:
+    """A fresh pool in a temporary folder: tasks a second, latency, memory, and the time to the first result."""
+    from plesio.cli import measuring
+
+    measuring.report(measuring.measure(count, workers, sync.value), as_json)
