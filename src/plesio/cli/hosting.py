@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from plesio import registry
 from plesio.cli.options import read_address, read_amounts, say
 from plesio.errors import PortInUse, UserError
 from plesio.runtime.hostsettings import (
@@ -43,9 +44,13 @@ def serve(
     sync: Literal["normal", "full"],
     memory_mb: int,
     tags: list[str] | None,
+    order: str,
+    placement: str,
     as_json: bool,
 ) -> None:
     """A pool, until it is told to end. Raises UserError."""
+    registry.check(registry.ORDERS, "order", order)
+    registry.check(registry.PLACEMENTS, "placement", placement)
     where = None if listen is None else read_address(listen, "--listen")
     amounts = tuple(sorted(read_amounts(tags, "--tag").items()))
     files = load(tls, serves=True).text if tls else ""
@@ -69,7 +74,7 @@ def serve(
     _find_modules_here()
     settings = HostSettings(
         folder=str(folder), token=token, listener=listener.detach(), slots=slots, sync=sync, tls=files, tags=amounts,
-        memory_bytes=memory_mb << 20,
+        memory_bytes=memory_mb << 20, order=order, placement=placement,
     )  # fmt: skip
     say(f"pool in {shown} listens on {host}:{port}, {slots} slots here; logs in {shown / 'logs'}; Ctrl-C ends it")
     say(_invitation(host, port, token_path, bool(files)))

@@ -36,6 +36,8 @@ def up(
     sync: SyncOption = Sync.normal,
     memory_mb: MemoryMb = 0,
     tag: Tags = None,
+    order: Annotated[str, typer.Option(help="Which task is next: aging, priority, fifo.")] = "aging",
+    placement: Annotated[str, typer.Option(help="Which slot: rate-aware, least-loaded, power-of-two.")] = "rate-aware",
     as_json: Annotated[bool, typer.Option("--json", help="Where it listens, as one JSON object on stdout.")] = False,
 ) -> None:
     """A pool of workers for tasks, until Ctrl-C: it then waits for tasks that run, and keeps those that wait.
@@ -44,7 +46,7 @@ def up(
     """
     from plesio.cli import hosting
 
-    hosting.serve(listen, folder, workers, token_file, tls, sync.value, memory_mb, tag, as_json)
+    hosting.serve(listen, folder, workers, token_file, tls, sync.value, memory_mb, tag, order, placement, as_json)
 
 
 def worker(

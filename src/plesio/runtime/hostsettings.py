@@ -27,6 +27,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: str = ""
     tags: tuple[tuple[str, float], ...] = ()
     memory_bytes: int = 0
+    order: str = "aging"  # names of policies, see registry.py
+    placement: str = "rate-aware"
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

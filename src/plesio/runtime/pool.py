@@ -21,7 +21,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.state import Durable
-from plesio.core.pool.turn import State
+from plesio.core.pool.turn import Policies, State
 from plesio.errors import WireError
 from plesio.runtime.journal import POOL, Journal
 from plesio.runtime.poolview import answer
@@ -64,7 +64,14 @@ class Pool:
     """
 
     def __init__(
-        self, folder: Path, token: str, clock: Clock, tls: Tls | None, sync: Literal["normal", "full"], embedded: bool
+        self,
+        folder: Path,
+        token: str,
+        clock: Clock,
+        tls: Tls | None,
+        sync: Literal["normal", "full"],
+        embedded: bool,
+        policies: Policies | None = None,
     ) -> None:
         self.folder = folder
         self.token = token
@@ -72,7 +79,7 @@ class Pool:
         self.sync = sync
         self.embedded = embedded
         self.clock = PoolClock(clock)
-        self.state = State()
+        self.state = State(policies=policies)
         self.journal: Journal[f.AnyFact, Durable] | None = None
         self.clients: dict[str, wire.Channel] = {}  # by session
         self.slots: dict[str, wire.Channel] = {}

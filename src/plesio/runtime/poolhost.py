@@ -18,7 +18,9 @@ from typing import NoReturn
 
 import msgspec
 
+from plesio import registry
 from plesio.clock import SystemClock
+from plesio.core.pool.turn import Policies
 from plesio.errors import PlesioError, UserError
 from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
@@ -28,6 +30,7 @@ from plesio.runtime.pool import Pool
 from plesio.wire.tls import Tls, load
 
 RESTART_S, LONGEST_PAUSE_S = 0.2, 5.0
+QUICK_S, GIVE_UP = 2.0, 5  # a coordinator that raises so soon, so often in a row, will do so for ever
 
 
 class Host:
@@ -41,6 +44,7 @@ class Host:
         self.coordinator = 0
         self.started_s = 0.0
         self.pause_s = RESTART_S / 2
+        self.failures = 0
         self.failed = False
         host, port = self.listener.getsockname()[:2]
         self.node = Node(
@@ -70,14 +74,15 @@ class Host:
         if pid != self.coordinator:
             return False
         self.coordinator = 0
-        if code == 2 or (code == 0 and (self.settings.embedded or self.node.leaving)):
+        lasted_s = time.monotonic() - self.started_s
+        self.failures = self.failures + 1 if code > 0 and lasted_s < QUICK_S else 0
+        if code == 2 or self.failures >= GIVE_UP or (code == 0 and (self.settings.embedded or self.node.leaving)):
             withdraw(Path(self.settings.folder))
             self.listener.close()  # so that nobody waits for an answer
-            self.failed = code == 2
+            self.failed = code > 0
             return True
         said = f": {self._last_words()}" if code > 0 else ""
         self.tell(f"the coordinator ended ({how_it_ended(code)}) and is started again{said}")
-        lasted_s = time.monotonic() - self.started_s
         self.pause_s = RESTART_S if lasted_s > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, 2 * self.pause_s)
         time.sleep(max(0.0, self.pause_s - lasted_s))
         self._start()
@@ -118,7 +123,10 @@ class Host:
 
     async def _serve(self, folder: Path) -> None:
         known = self.settings
-        pool = Pool(folder, known.token, SystemClock(), self.tls, known.sync, known.embedded)
+        order = registry.load(registry.ORDERS, "order", known.order)()
+        placement = registry.load(registry.PLACEMENTS, "placement", known.placement)()
+        policies = Policies(order=order, placement=placement)
+        pool = Pool(folder, known.token, SystemClock(), self.tls, known.sync, known.embedded, policies)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, pool.stopping.set)
         await pool.run(self.listener)
 

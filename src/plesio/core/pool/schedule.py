@@ -15,15 +15,12 @@ from plesio.core.taskbook import TaskState
 WINDOW_S = 0.004  # work that a slot has in front of it
 WINDOW = 128  # ... in tasks at most
 BURST = 4096  # tasks dealt in one turn at most, so that messages are read in between
-STUCK_S = 0.05  # a slot without progress for so long has its other tasks taken back
-STRAGGLER = 3.0  # a task this many times slower than usual, and
-STRAGGLER_S = 0.5  # ... by at least so much, gets a second copy
 
 
 def schedule(turn: Turn) -> None:
     """Deals what may begin to slots with room."""
     turn.book.wake(turn.now_s)
-    seats = [seat for seat in turn.volatile.seats.values() if not seat.leaving and len(seat.tasks) < WINDOW]
+    seats = [seat for seat in turn.volatile.seats.values() if _is_open(turn, seat)]
     lanes = [lane for lane in turn.book.lanes.values() if lane.for_slots and may_begin(turn, lane)]
     dealt = 0
     while lanes and seats and dealt < BURST:
@@ -116,14 +113,24 @@ def _has_room(seat: Seat, cost_s: float | None) -> bool:
     return cost_s is not None and len(seat.tasks) < WINDOW and seat.backlog_s + cost_s <= WINDOW_S
 
 
+def _is_open(turn: Turn, seat: Seat) -> bool:
+    """May it get anything?"""
+    return not seat.leaving and len(seat.tasks) < WINDOW and not _is_stuck(turn, seat)
+
+
+def _is_stuck(turn: Turn, seat: Seat) -> bool:
+    """Is it at a task for longer than expected? One that runs many at a time has begun them all."""
+    if not turn.policies.stealing.is_stuck(len(seat.tasks), turn.now_s - seat.progress_s):
+        return False
+    first = turn.book.calls.get(next(iter(seat.tasks)))
+    return first is None or first.recipe.fn not in turn.volatile.concurrent
+
+
 def rebalance(turn: Turn) -> None:
     """Work stealing: what waits behind a task that takes long is taken back, and dealt again."""
     for seat in turn.volatile.seats.values():
-        if len(seat.tasks) > 1 and turn.now_s - seat.progress_s > STUCK_S:
+        if len(seat.tasks) > 1 and _is_stuck(turn, seat):
             leases = turn.book.leases.get(seat.name, {})
-            first = turn.book.calls.get(next(iter(seat.tasks)))
-            if first is not None and first.recipe.fn in turn.volatile.concurrent:
-                continue  # it has begun them all
             ids = tuple(id for id in list(seat.tasks)[1:] if id in leases)
             for id in list(seat.tasks)[1:]:
                 seat.drop(id)
@@ -138,7 +145,8 @@ def speculate(turn: Turn) -> None:
     Source: LATE, Zaharia 2008.
     """
     seats, copies = turn.volatile.seats, turn.volatile.copies
-    room = int(len(seats) * turn.policies.speculate) - len(copies)
+    policy = turn.policies.speculation
+    room = policy.room(len(seats), len(copies))
     idle = [seat for seat in seats.values() if not seat.tasks and not seat.leaving]
     if room <= 0 or not idle:
         return
@@ -150,7 +158,7 @@ def speculate(turn: Turn) -> None:
             continue
         usual_s = None if call.recipe.fn in turn.volatile.concurrent else turn.volatile.costs_s.get(call.recipe.fn)
         spent_s = turn.now_s - seat.progress_s
-        if usual_s is not None and spent_s > max(STRAGGLER * usual_s, usual_s + STRAGGLER_S):
+        if usual_s is not None and policy.is_straggler(usual_s, spent_s):
             late.append((spent_s, call))
     for _, call in sorted(late, key=lambda x: -x[0])[:room]:
         lane = turn.book.lane(call.recipe)

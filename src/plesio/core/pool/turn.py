@@ -18,6 +18,8 @@ from plesio.core.taskbook import TaskState
 from plesio.policies.aging import Aging
 from plesio.policies.base import Order, Placement
 from plesio.policies.rate_aware import RateAware
+from plesio.policies.speculation import Speculation
+from plesio.policies.stealing import Stealing
 
 MESSAGE_BYTES = 16 << 20  # of values in a message to a client or slot, unless one alone is larger
 
@@ -27,7 +29,8 @@ class Policies(msgspec.Struct, frozen=True):
 
     order: Order = Aging()
     placement: Placement = RateAware()
-    speculate: float = 0.1  # the share of slots that may run second copies of stragglers; 0: never
+    stealing: Stealing = Stealing()
+    speculation: Speculation = Speculation()
 
 
 class Seat:
