@@ -16,12 +16,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
     [
         ("workqueue", "200 messages, 200 different"),
         ("sums", "reduced on the workers: sum 31999996000000, mean 3999999.5"),
-        ("fetch", "100 pages, 10900 bytes, all ok: True"),
+        ("fetch", "100 pages, 7900 bytes, all ok: True"),
         ("stages", "modules; most begin with"),
     ],
 )
 def test_an_example_of_tasks_says_what_it_should(name: str, says: str, tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py")], cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert ran.returncode == 0 and says in ran.stdout, ran.stdout + ran.stderr
