@@ -211,7 +211,7 @@ def test_a_pool_that_is_killed_or_hurried_leaves_no_process_and_loses_no_task(tm
         wait_for(lambda: client.ask("task", name)["state"] == "leased", "it runs again", WAIT_S)
 
     second.process.send_signal(signal.SIGINT)
-    second.says("waits for 1 running task")
+    second.says("tasks that run (1)")
     until_s = time.monotonic() + 2 * AGAIN_S
     wait_for(lambda: time.monotonic() > until_s, "not taken for the same signal twice")
     second.process.send_signal(signal.SIGINT)
@@ -246,7 +246,7 @@ def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_
     task, later = (client.submit("work:held", str(gate), "x", requires={"gpu": 1}) for _ in range(2))
     wait_for(lambda: client.ask("task", task.name)["worker"] == rows[1.0]["slot"], "it runs", WAIT_S)
     worker.process.terminate()
-    worker.says("waits for 1 running task")
+    worker.says("tasks that run (1)")
     gate.touch()
     assert task.result(WAIT_S) == "x"
     code, _ = worker.end()

@@ -293,7 +293,7 @@ class Node:
         until_s, told_s = time.monotonic() + DRAIN_S, 0.0
         busy = sum(bool(place.pid and place.board.running()[0]) for place in self.places)
         if busy:
-            self.tell(f"waits for {busy} running tasks, {DRAIN_S:.0f} s at most; told again, it does not wait")
+            self.tell(f"waits up to {DRAIN_S:.0f} s for tasks that run ({busy}); told again, it does not wait")
         while any(place.pid for place in self.places) and time.monotonic() < until_s and not self.hurry:
             if time.monotonic() - told_s > 1.0:  # again, in case that a process was only just beginning
                 told_s = time.monotonic()
