@@ -18,6 +18,7 @@ import pytest
 import plesio
 from plesio.cli.cert import make as make_certificates
 from plesio.cli.main import main
+from plesio.errors import WireError
 from plesio.runtime.hostsettings import running
 from plesio.runtime.node import AGAIN_S, DRAIN_S
 from plesio.tasks import Client
@@ -320,6 +321,29 @@ def test_a_killed_coordinator_is_started_again_and_who_waits_gets_the_result(
     out, _ = waiting.process.communicate(timeout=WAIT_S)
     assert (waiting.process.returncode, out) == (0, "x\n"), waiting.said()
     assert gate.read_text() == "x"
+
+
+def test_an_embedded_pool_whose_process_is_killed_is_started_again_by_who_waits(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(MODULE)
+    folder, gate = tmp_path / "pool", tmp_path / "gate"
+    with plesio.connect(folder=folder, workers=1) as client:
+        future = client.submit(f"{tmp_path / 'work.py'}:held", str(gate), "x")
+        wait_for(lambda: client.ask("task", future.name)["state"] == "leased", "it runs", WAIT_S)
+        first = running(folder)
+        assert first is not None and first.embedded
+        os.kill(first.pid, signal.SIGKILL)
+        wait_for(lambda: running(folder) not in (None, first), "another one", WAIT_S)
+        gate.touch()
+        assert future.result(WAIT_S) == "x"
+
+
+def test_a_folder_with_another_journal_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "pool"
+    folder.mkdir(parents=True)
+    (folder / "journal.db").write_text("this is no journal")
+    assert "is not a plesio journal" in run(tmp_path, "up", "--workers", "1", code=2).splitlines()[-1]
+    with pytest.raises(WireError, match="is not a plesio journal"):
+        plesio.connect(folder=folder, workers=1)
 
 
 def test_a_worker_waits_for_its_pool_and_all_of_them_speak_tls(tmp_path: Path) -> None:
