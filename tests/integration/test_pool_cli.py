@@ -18,6 +18,7 @@ import pytest
 import plesio
 from plesio.cli.cert import make as make_certificates
 from plesio.cli.main import main
+from plesio.errors import WireError
 from plesio.runtime.hostsettings import running
 from plesio.runtime.node import AGAIN_S, DRAIN_S
 from plesio.tasks import Client
@@ -211,7 +212,7 @@ def test_a_pool_that_is_killed_or_hurried_leaves_no_process_and_loses_no_task(tm
         wait_for(lambda: client.ask("task", name)["state"] == "leased", "it runs again", WAIT_S)
 
     second.process.send_signal(signal.SIGINT)
-    second.says("waits for 1 running task")
+    second.says("tasks that run (1)")
     until_s = time.monotonic() + 2 * AGAIN_S
     wait_for(lambda: time.monotonic() > until_s, "not taken for the same signal twice")
     second.process.send_signal(signal.SIGINT)
@@ -246,7 +247,7 @@ def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_
     task, later = (client.submit("work:held", str(gate), "x", requires={"gpu": 1}) for _ in range(2))
     wait_for(lambda: client.ask("task", task.name)["worker"] == rows[1.0]["slot"], "it runs", WAIT_S)
     worker.process.terminate()
-    worker.says("waits for 1 running task")
+    worker.says("tasks that run (1)")
     gate.touch()
     assert task.result(WAIT_S) == "x"
     code, _ = worker.end()
@@ -322,6 +323,29 @@ def test_a_killed_coordinator_is_started_again_and_who_waits_gets_the_result(
     assert gate.read_text() == "x"
 
 
+def test_an_embedded_pool_whose_process_is_killed_is_started_again_by_who_waits(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(MODULE)
+    folder, gate = tmp_path / "pool", tmp_path / "gate"
+    with plesio.connect(folder=folder, workers=1) as client:
+        future = client.submit(f"{tmp_path / 'work.py'}:held", str(gate), "x")
+        wait_for(lambda: client.ask("task", future.name)["state"] == "leased", "it runs", WAIT_S)
+        first = running(folder)
+        assert first is not None and first.embedded
+        os.kill(first.pid, signal.SIGKILL)
+        wait_for(lambda: running(folder) not in (None, first), "another one", WAIT_S)
+        gate.touch()
+        assert future.result(WAIT_S) == "x"
+
+
+def test_a_folder_with_another_journal_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "pool"
+    folder.mkdir(parents=True)
+    (folder / "journal.db").write_text("this is no journal")
+    assert "is not a plesio journal" in run(tmp_path, "up", "--workers", "1", code=2).splitlines()[-1]
+    with pytest.raises(WireError, match="is not a plesio journal"):
+        plesio.connect(folder=folder, workers=1)
+
+
 def test_a_worker_waits_for_its_pool_and_all_of_them_speak_tls(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(MODULE)
     (tmp_path / "token").write_text("a-token-of-the-test-0123456789\n")
@@ -344,8 +368,9 @@ def test_a_worker_waits_for_its_pool_and_all_of_them_speak_tls(tmp_path: Path) -
     assert worker.end(signal.SIGTERM)[0] == 0 and worker.members() == []
 
 
-def test_bench_tells_what_it_promises(tmp_path: Path) -> None:
-    found = json.loads(run(tmp_path, "bench", "tasks", "--tasks", "300", "--workers", "1", "--json"))
+def test_bench_tells_what_it_promises(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plesio.cli.measuring.STARTS", 1)
+    found = typed("bench", "tasks", "--tasks", "300", "--workers", "1", "--json")
     for key in ("tasks_per_s", "submit_per_s", "p50_ms", "p99_ms", "first_result_s", "idle_rss_mb", "idle_pss_mb"):
         assert found[key] > 0, key
     assert "power cut" in found["journal"] and found["idle_pss_mb"] <= found["idle_rss_mb"]

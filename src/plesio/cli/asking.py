@@ -14,6 +14,7 @@ from plesio.tasks import Client, connect
 from plesio.tasks.embedded import attach
 
 Row = dict[str, Any]
+SHORT = ("id", "state", "slot", "name")  # never broken over lines
 
 
 @contextlib.contextmanager
@@ -52,7 +53,9 @@ def show_rows(what: str, rows: list[Row], columns: tuple[str, ...], as_json: boo
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*columns)
+    shown = Table()
+    for column in columns:
+        shown.add_column(column, no_wrap=column in SHORT, overflow="fold")
     for cells in table:
         shown.add_row(*map(Text, cells))
     Console().print(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -106,7 +107,10 @@ def _bound(where: tuple[str, int] | None) -> socket.socket:
     except OSError as error:
         if where is None and port:
             return _bound((host, 0))
-        raise PortInUse(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"{host}:{port} is already in use; choose another with --listen HOST:PORT") from error
+        why = str(error.strerror).partition(" (")[0]
+        raise UserError(f"cannot listen on {host}:{port}: {why}; choose another with --listen HOST:PORT") from error
 
 
 def _invitation(host: str, port: int, token_path: Path, with_tls: bool) -> str:

@@ -10,7 +10,7 @@ from plesio.cli.options import POOL, AsJson, Folder, Tls, To, TokenFile
 
 app = typer.Typer(help="Tasks of a pool: list, show, cancel, retry.", no_args_is_help=True)
 
-TASK = ("id", "state", "fn", "queue", "priority", "worker", "attempts", "kind", "message")
+TASK = ("id", "state", "fn", "queue", "worker", "kind", "message")
 WORKER = ("slot", "node", "connected", "tasks", "tags", "speed")
 QUEUE = ("name", "waiting", "running", "paused", "rate_per_s", "capacity")
 MOST_SHOWN_BYTES = 1 << 20

@@ -39,6 +39,7 @@ OVERTIME_S = 2.0  # a task that does not stop when told to has so long until its
 RESTART_S = 0.2  # a slot that ends at once is not started more often
 DRAIN_S = 30.0  # for tasks that run when the node is told to leave
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+FLAP_S, FLAPS = 2.0, 5  # so many connections, each lost so soon, are told
 AGAIN_S = 0.5  # so long after it was told to leave it may be told to make haste
 ANSWER_S = 1.0  # it has children to look after meanwhile
 
@@ -96,6 +97,7 @@ class Node:
         self.outbox: list[s.SlotExited] = []
         self.leaving = self.hurry = False
         self.leaving_s = 0.0
+        self.joined_s, self.flaps = -FLAP_S, 0
         self.silent = False  # the coordinator did not answer, and that was told
         self.refused: AccessRefused | None = None
 
@@ -145,7 +147,7 @@ class Node:
                 self._tell(message)
             self.outbox.clear()
             self.silent = False
-            self.tell(f"in the pool at {known.host}:{known.port}, with {known.slots} slots")
+            self._tell_joined()
             return True
         except AccessRefused as error:
             self.refused, self.leaving = error, True
@@ -155,6 +157,16 @@ class Node:
                 self.tell(f"no pool answers at {known.host}:{known.port} ({error}); trying again")
             self.silent = True
         return False
+
+    def _tell_joined(self) -> None:
+        """Said once of a connection that comes and goes."""
+        known, now_s = self.settings, time.monotonic()
+        self.flaps = self.flaps + 1 if now_s - self.joined_s < FLAP_S else 0
+        self.joined_s = now_s
+        if self.flaps == 0:
+            self.tell(f"in the pool at {known.host}:{known.port}, with {known.slots} slots")
+        elif self.flaps == FLAPS:
+            self.tell(f"the pool ends this connection again and again: is another worker named {known.name!r}, too?")
 
     def _tell(self, message: msgspec.Struct) -> None:
         """Lost when there is no connection; raises nothing."""
@@ -298,7 +310,7 @@ class Node:
         until_s, told_s = time.monotonic() + DRAIN_S, 0.0
         busy = sum(bool(place.pid and place.board.running()[0]) for place in self.places)
         if busy:
-            self.tell(f"waits for {busy} running tasks, {DRAIN_S:.0f} s at most; told again, it does not wait")
+            self.tell(f"waits up to {DRAIN_S:.0f} s for tasks that run ({busy}); told again, it does not wait")
         while any(place.pid for place in self.places) and time.monotonic() < until_s and not self.hurry:
             if time.monotonic() - told_s > 1.0:  # again, in case that a process was only just beginning
                 told_s = time.monotonic()

@@ -79,7 +79,7 @@ class Host:
         if code == 2 or self.failures >= GIVE_UP or (code == 0 and (self.settings.embedded or self.node.leaving)):
             withdraw(Path(self.settings.folder))
             self.listener.close()  # so that nobody waits for an answer
-            self.failed = code > 0
+            self.failed = self.node.hurry = code > 0
             return True
         said = f": {self._last_words()}" if code > 0 else ""
         self.tell(f"the coordinator ended ({how_it_ended(code)}) and is started again{said}")

@@ -95,9 +95,13 @@ class Embedded:
 
     def revive(self) -> None:
         """Starts it again when its process is gone, at the same address; unless it is somebody's `plesio up`."""
-        if self.host is not None and self.host.poll():
-            raise WireError(f"the pool in {self.folder} ended: {self.said()}")
         assert self.address is not None
+        if self.host is not None:
+            code = self.host.poll()
+            if code is None:
+                return  # it is about to answer, or to end
+            if code > 0:
+                raise WireError(f"the pool in {self.folder} ended: {self.said()}")
         with locked(self.folder):
             if self.address.embedded and running(self.folder) is None:
                 with contextlib.suppress(OSError):  # the one before still has the port: tried again soon

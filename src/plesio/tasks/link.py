@@ -213,12 +213,15 @@ class Link:
             self._asked += 1
             number = self._asked
             self._answers[number] = None
-        self.tell(m.Ask(number, what, argument))
+        question, asked = m.Ask(number, what, argument), None
         until_s = time.monotonic() + timeout
         while self._answers[number] is None:
             self._check()
             if time.monotonic() > until_s:
                 raise TimeoutError(f"the pool at {self.host}:{self.port} did not answer within {timeout:g} s")
+            if self._channel is not asked:  # it is lost with a connection
+                asked = self._channel
+                self.tell(question)
             self._read_or_wait(0.05)
         told = self._answers.pop(number)
         assert told is not None
