@@ -53,7 +53,7 @@ def wake_s(state: State, now_s: float) -> float | None:
     times = []
     if book.delayed:
         times.append(book.delayed[0][0])
-    if any(volatile.buckets):
+    if any(lane.queue in volatile.buckets for lane in book.lanes.values()):
         times.append(now_s + 0.02)
     if state.durable.slots or volatile.gone_s or volatile.refusals.due_s() is not None:
         times.append(max(now_s, volatile.ticked_s + TICK_S))

@@ -21,16 +21,16 @@ WEIGHT = 0.3  # of the newest measurement in a moving average
 def node_up(turn: Turn, stimulus: s.NodeUp) -> None:
     """A sign of life of the node and of its slots; a slot of which it says nothing any more is gone."""
     alive = dict(stimulus.slots)
-    running = dict(zip(alive, stimulus.running, strict=False))
     turn.volatile.nodes.setdefault(stimulus.node, Pulse(turn.now_s)).beat(turn.now_s)
     for slot in [x for x in turn.durable.slots.values() if x.node == stimulus.node]:
         if alive.get(slot.name) == slot.incarnation:
             turn.pulse(slot.name).beat(turn.now_s)
-            call = turn.book.calls.get(running.get(slot.name, 0))
-            if call is not None and call.ended:  # it was told to stop before it began, or that was lost
-                turn.order(e.StopTask(slot.node, slot.name, slot.incarnation, call.id))
         elif slot.name not in turn.volatile.seats:
             end_slot(turn, slot, "gone")
+    for (name, incarnation), id in zip(stimulus.slots, stimulus.running, strict=False):
+        call = turn.book.calls.get(id)
+        if id and (call is None or call.ended):  # it was told to stop before it began, or that was lost
+            turn.order(e.StopTask(stimulus.node, name, incarnation, id))
 
 
 def node_lost(turn: Turn, stimulus: s.NodeLost) -> None:
@@ -175,16 +175,19 @@ def _measure(turn: Turn, stimulus: s.Finished) -> None:
 
 def failed(turn: Turn, stimulus: s.Failed) -> None:
     """A task failed, and its slot lives on."""
-    seat = turn.volatile.seats.get(stimulus.slot)
+    if _known(turn, stimulus.slot, stimulus.incarnation) is None:
+        return
+    call, seat = turn.book.leases.get(stimulus.slot, {}).get(stimulus.id), turn.volatile.seats.get(stimulus.slot)
+    if call is not None and stimulus.attempt != call.tries:
+        turn.runs.setdefault(stimulus.slot, []).append(
+            call
+        )  # said again, of an earlier one: the slot may lack this one
+        return
     if seat is not None:
         seat.drop(stimulus.id)
         seat.progress_s = turn.now_s
-    call = turn.book.leases.get(stimulus.slot, {}).get(stimulus.id)
-    if call is None or _known(turn, stimulus.slot, stimulus.incarnation) is None:
-        return  # another attempt of it is under way, or it has ended
-    if stimulus.attempt != call.tries:  # said again, of an earlier one: perhaps it was all that the slot had of it
-        turn.runs.setdefault(stimulus.slot, []).append(call)
-        return
+    if call is None:
+        return  # another attempt of it is under way elsewhere, or it has ended
     fail(turn, call, stimulus.slot, stimulus.kind, stimulus.message)
 
 
