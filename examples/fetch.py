@@ -28,8 +28,12 @@ class Pages(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = PAGES  # all of them may knock at once
+
+
 if __name__ == "__main__":
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    server = Server(("127.0.0.1", 0), Pages)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with plesio.connect(workers=1) as client:
         futures = [client.submit(fetch, server.server_port, f"/page/{i}") for i in range(PAGES)]

@@ -173,10 +173,14 @@ def test_large_arrays_go_through_shared_memory_and_leave_nothing_behind(tmp_path
 
     with plesio.connect(folder=tmp_path, workers=2) as client:
         array = numpy.arange(1 << 20, dtype="float32")
-        for round in range(3):
-            total = client.submit(fn("add"), array, round)
-            chained = client.submit(fn("add"), total, array)
-            assert (chained.result(WAIT_S) == 2 * array + round).all() and (total.result(WAIT_S) == array + round).all()
+
+        def compute(x: int) -> bool:
+            total = client.submit(fn("add"), array, x)
+            assert total.result(WAIT_S)[1] == 1 + x
+            chained = client.submit(fn("add"), total, array)  # it is kept as long as its Future is
+            return bool((chained.result(WAIT_S) == 2 * array + x).all() and (total.result(WAIT_S) == array + x).all())
+
+        assert all(compute(x) for x in range(3))
         assert client.ask("counts")["done"] == 6 and client._link.shares.fallbacks == 0
         wait_for(lambda: not files(), "what everybody has had is dropped")
         dead = client.submit(fn("leave"), array)

@@ -21,6 +21,7 @@ from plesio.core.pool.recipe import QueueSettings, Recipe, task_id
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import Policies, State
 from plesio.core.taskbook import TaskState
+from plesio.policies.speculation import Speculation
 from plesio.wire import poolmessages as m
 
 NAN, INF = float("nan"), float("inf")
@@ -101,7 +102,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.policies = Policies(speculate=0.5)
+        self.policies = Policies(speculation=Speculation(0.5))
         self.state = State(policies=self.policies)
         self.folded = Durable()
         self.journal: list[bytes] = []

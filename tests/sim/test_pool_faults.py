@@ -25,6 +25,7 @@ from plesio.core.pool.turn import Policies, Turn
 from plesio.core.taskbook import TaskState
 from plesio.errors import InternalError
 from plesio.policies.aging import Aging
+from plesio.policies.speculation import Speculation
 from plesio.sim.pool import Client, Pool, Work
 from plesio.sim.poolcheck import Reference
 
@@ -65,7 +66,7 @@ class Schedule:
 
     def __init__(self, seed: int, faults: int | None = None) -> None:
         rng = self.rng = random.Random(seed)
-        policies = Policies(order=Aging(STEP_S), speculate=rng.choice((0.0, 0.1, 0.5)))
+        policies = Policies(order=Aging(STEP_S), speculation=Speculation(rng.choice((0.0, 0.1, 0.5))))
         self.pool = Pool(seed, policies)
         self.world = self.pool.world
         self.reference = Reference(STEP_S, frozenset({"m:partly"}))

@@ -14,7 +14,7 @@ from plesio import registry
 from plesio.core.pool import coordinator as core
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import Recipe
+from plesio.core.pool.recipe import Recipe, task_id
 from plesio.core.pool.turn import Policies, State
 from plesio.errors import UnknownName
 from plesio.policies.aging import Aging
@@ -92,7 +92,7 @@ def test_a_pool_deals_by_any_order_and_placement(name: str, place: str) -> None:
             facts3, _ = core.handle(state, now_s, [s.Finished(slot, "1", (id,), (b"",), 1.0)])
         for fact in (*facts, *facts2, *facts3):
             if isinstance(fact, f.TasksSubmitted):
-                submitted[fact.client << 32 | fact.first] = (fact.recipe.priority, fact.at_s)
+                submitted[task_id(fact.client, fact.first)] = (fact.recipe.priority, fact.at_s)
             if isinstance(fact, f.TasksLeased):
                 for id in fact.ids:
                     mine = order(name).rank(*submitted[id])

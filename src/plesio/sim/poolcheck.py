@@ -93,7 +93,7 @@ class Reference:
             able = [x for x in idle if x.offers(lane.requires) and (x.node, head.recipe.fn) not in volatile.unfit]
             assert not able, f"task {head.id} waits while {able[0].name} is idle"
         copies_now = len(volatile.copies)
-        most = int(len(volatile.seats) * state.policies.speculate)
+        most = int(len(volatile.seats) * state.policies.speculation.share)
         assert copies_now <= max(most, self.copies), f"{copies_now} second copies on {len(volatile.seats)} slots"
         self.copies = copies_now
 

@@ -76,6 +76,13 @@ def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> 
     return Client(link)
 
 
+class _Host(subprocess.Popen[bytes]):
+    """It outlives its starter by design: that is nothing to warn of."""
+
+    def __del__(self, *_: object) -> None:
+        self.poll()
+
+
 class Embedded:
     """This machine's own pool, started by whoever needs it first. Owned by one client."""
 
@@ -114,7 +121,7 @@ class Embedded:
             folder=str(self.folder), token=read_or_make(token_file), listener=listener.fileno(), slots=self.workers,
             sync=self.sync, embedded=True,
         )  # fmt: skip
-        host = subprocess.Popen(
+        host = _Host(
             [sys.executable, "-m", "plesio.runtime.poolhost"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -83,6 +83,10 @@ class Future:
             yield from waiter.__await__()
         return self.result()
 
+    def __del__(self) -> None:
+        if self.done():  # until now it could be an argument of another task
+            self._link.let_go(self.id, self._data is not None and self._data[:1] == HEAVY)
+
     # -- the link's side
 
     def succeed(self, data: bytes) -> None:

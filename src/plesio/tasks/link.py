@@ -66,7 +66,7 @@ class Link:
         self._unconfirmed: dict[int, s.Submit | s.Publish] = {}  # sent, not durable; by their first number
         self._unconfirmed_tasks = 0
         self._declined: list[tuple[float, int]] = []  # (when to send again, first number)
-        self._taken: list[int] = []
+        self._taken: deque[int] = deque()
         self._large_taken = False  # is there a large value among them?
         self._answers: dict[int, m.Told | None] = {}
         self._asked = 0
@@ -150,7 +150,8 @@ class Link:
                     self._unconfirmed_tasks += len(group.args)
                 taken: tuple[int, ...] = ()
                 if len(self._taken) >= TAKEN or self._large_taken:
-                    taken, self._taken, self._large_taken = tuple(self._taken), [], False
+                    self._large_taken = False
+                    taken = tuple([self._taken.popleft() for _ in range(len(self._taken))])
                 channel = self._channel
             self._sent_s = time.perf_counter()
             if channel is None:
@@ -190,6 +191,13 @@ class Link:
         if channel is not None:
             with contextlib.suppress(WireError):
                 channel.send(m.encode(message))
+
+    def let_go(self, id: int, large: bool) -> None:
+        """Nobody here has this Future any more: its result need not be kept for us. Called by any thread, at any moment."""
+        self._taken.append(id)
+        if large or len(self._taken) >= TAKEN:
+            self._large_taken |= large
+            self._wake.set()
 
     def cancel(self, ids: Sequence[int]) -> None:
         """See Future.cancel."""
@@ -369,15 +377,12 @@ class Link:
                         future.succeed(data)
                         if future._callbacks:
                             calls.append(future)
-                self._taken.extend(message.ids)
-                self._large_taken |= any(data[:1] == HEAVY for data in message.results)
             elif isinstance(message, e.TellFailure):
                 future = self._futures.pop(message.id, None)
                 if future is not None:
                     future.fail(message.kind, message.message)
                     if future._callbacks:
                         calls.append(future)
-                self._taken.append(message.id)
             elif isinstance(message, e.Accept):
                 calls = self._accepted(message)
             elif isinstance(message, e.Decline):
@@ -391,8 +396,6 @@ class Link:
                 self._settling.pop(message.number, None)
             elif isinstance(message, m.Told) and message.number in self._answers:
                 self._answers[message.number] = message
-        if len(self._taken) >= TAKEN or self._large_taken:
-            self._wake.set()
         if unwanted:
             self.settle(unwanted, False)
         for future in calls:

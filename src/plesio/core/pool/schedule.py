@@ -65,7 +65,7 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     head = lane.head()
     assert head is not None
     cost_s = _cost_s(turn, head.recipe.fn)
-    able = [seat for seat in seats if _fits(turn, seat, lane, head) and _has_room(turn, seat, cost_s)]
+    able = [seat for seat in seats if _fits(turn, seat, lane, head) and _has_room(seat, cost_s)]
     if not able:
         return 0
     turn.volatile.choices += 1
@@ -77,7 +77,7 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     recipe = head.recipe
     if not seat.tasks:
         seat.progress_s = turn.now_s
-    while len(calls) < most and _has_room(turn, seat, cost_s):
+    while len(calls) < most and _has_room(seat, cost_s):
         call = lane.head()
         if call is None or call.recipe is not recipe:
             break
@@ -106,12 +106,10 @@ def _fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
     return not turn.volatile.unfit or (seat.node, head.recipe.fn) not in turn.volatile.unfit
 
 
-def _has_room(turn: Turn, seat: Seat, cost_s: float | None) -> bool:
-    """An idle slot always has; another one for what is known to be short, unless it is at something that is not."""
+def _has_room(seat: Seat, cost_s: float | None) -> bool:
+    """An idle slot always has; another one for what is known to be short."""
     if not seat.tasks:
         return True
-    if cost_s and turn.now_s - seat.progress_s > STUCK_S:
-        return False
     return cost_s is not None and len(seat.tasks) < WINDOW and seat.backlog_s + cost_s <= WINDOW_S
 
 
