@@ -152,6 +152,34 @@ class AnyOrder(RuleBasedStateMachine):
         self.now_s = max(0.0, self.now_s + seconds)
         self.give(s.Tick())
 
+    @rule(who=st.integers(0, 1), skip=st.sampled_from((0, 0, 0, 2)), count=st.integers(1, 4), recipe=plain, key=keys,
+          needs=st.lists(st.integers(0, 9), max_size=2), delay_s=st.sampled_from((0.0, 0.0, 0.5)))  # fmt: skip
+    def submit(
+        self, who: int, skip: int, count: int, recipe: Recipe, key: str, needs: list[int], delay_s: float
+    ) -> None:
+        client, known = self.state.durable.clients.get(SESSIONS[who]), list(self.state.durable.book.calls)
+        if client is None:
+            self.give(s.ClientUp(SESSIONS[who]))
+        else:
+            first = client.holes[0][0] if client.holes and not skip else client.known + 1 + skip
+            needed = tuple(known[pick % len(known)] for pick in needs) if known else ()
+            self.give(s.Submit(client.session, first, recipe, (b"a",) * (1 if key else count), delay_s, key, needed))
+
+    @rule(pick=st.integers(0, 9), what=st.sampled_from(("cancel", "await", "taken", "revive", "revive")))
+    def ask(self, pick: int, what: str) -> None:
+        dead = [call.id for call in self.state.durable.book.calls.values() if call.state is TaskState.DEAD]
+        known = dead if what == "revive" and dead else list(self.state.durable.book.calls)
+        for id in known[pick % len(known) :][:1] if known else ():
+            who = self.state.durable.sessions.get(id >> 32, SESSIONS[0])
+            asked = {"cancel": s.Cancel((id,)), "await": s.Await(who, (id,)), "taken": s.Taken(who, (id,))}
+            self.give(asked.get(what, s.Revive(id)))
+
+    @rule(slot=slots, node=nodes, incarnation=incarnations, pick=st.lists(st.integers(0, 9), max_size=2))
+    def slot_comes(self, slot: str, node: str, incarnation: str, pick: list[int]) -> None:
+        known = list(self.state.durable.book.calls)
+        holds = tuple(known[i % len(known)] for i in pick) if known else ()
+        self.give(s.SlotUp(slot, node, incarnation, (), holds))
+
     @rule()
     def all_nodes_beat(self) -> None:
         known = self.state.durable.slots.values()
@@ -160,6 +188,12 @@ class AnyOrder(RuleBasedStateMachine):
     def held(self, pick: int) -> Any:
         calls = [call for held in self.state.durable.book.leases.values() for call in held.values()]
         return calls[pick % len(calls)] if calls else None
+
+    @rule(pick=st.integers(0, 9))
+    def give_back(self, pick: int) -> None:
+        call = self.held(pick)
+        if call is not None:
+            self.give(s.GaveBack(call.owner, self.state.durable.slots[call.owner].incarnation, (call.id,)))
 
     @rule(pick=st.integers(0, 9), busy_s=st.sampled_from((0.0001, 0.01)), copy=st.booleans())
     def finish(self, pick: int, busy_s: float, copy: bool) -> None:

@@ -154,8 +154,8 @@ def test_a_result_is_kept_until_its_own_client_has_it(monkeypatch: pytest.Monkey
 
 def test_many_large_results_are_told_in_messages_of_bounded_size() -> None:
     pool = Bench("x")
-    pool.give(s.ClientLost(ANN))
     pool.submit(1, count=6)
+    pool.give(s.ClientLost(ANN))
     ids = tuple(task_id(1, n) for n in range(1, 7))
     pool.give(s.Finished("x", "1", ids, (bytes(10 << 20),) * 6, 1.0))
     pool.give(s.ClientUp(ANN))

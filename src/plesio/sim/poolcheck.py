@@ -34,6 +34,7 @@ class Known(msgspec.Struct):
     result: bytes = b""
     lives: int = 1
     ends: int = 0
+    failures: int = 0
 
 
 class Reference:
@@ -198,6 +199,7 @@ class Reference:
             self._back(id, fact.slot)
 
     def _failed(self, fact: f.AttemptFailed) -> None:
+        self.tasks[fact.id].failures += 1
         self._back(fact.id, fact.slot, fact.due_s)
 
     def _forgotten(self, fact: f.TasksForgotten) -> None:

@@ -60,7 +60,7 @@ def submit(turn: Turn, stimulus: s.Submit) -> None:
     """Durable once the facts are; known ones are only acknowledged again."""
     client = turn.durable.clients.get(stimulus.session)
     count = len(stimulus.args)
-    if client is None or count == 0:
+    if client is None or client.session not in turn.volatile.online or count == 0:
         return
     first = stimulus.first
     put_off = turn.volatile.put_off.setdefault(client.session, {})

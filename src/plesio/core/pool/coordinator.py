@@ -27,6 +27,7 @@ def handle(state: State, now_s: float, stimuli: Sequence[s.Stimulus]) -> tuple[l
     turn = Turn(state, now_s)
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](turn, stimulus)
+    turn.settle()
     schedule.schedule(turn)
     messages.deal(turn)
     turn.finish()

@@ -160,13 +160,16 @@ class Turn:
         for session, (ids, results) in self.done.items():
             for start, stop in _pieces([len(result) for result in results]):
                 self.order(e.Tell(session, tuple(ids[start:stop]), tuple(results[start:stop])))
-        for slot, collected in self.runs.items():
-            calls = [call for call in {call.id: call for call in collected}.values() if self._has(slot, call)]
-            for start, stop in _pieces([self._size_bytes(call) for call in calls]):
+        for slot, calls in self.runs.items():
+            for start, stop in _pieces([self._size_bytes(call) if call.needs else len(call.args) for call in calls]):
                 self.order(e.Run(slot, self._orders(calls[start:stop])))
 
+    def settle(self) -> None:
+        """What is to be sent to a slot that lost it, once, and if it has it still, whatever else came in this turn."""
+        for slot, calls in self.runs.items():
+            self.runs[slot] = [call for call in {call.id: call for call in calls}.values() if self._has(slot, call)]
+
     def _has(self, slot: str, call: Call) -> bool:
-        """Does it still, whatever else happened in this turn?"""
         return call.state is TaskState.LEASED and slot in (call.owner, self.volatile.copies.get(call.id))
 
     def _size_bytes(self, call: Call) -> int:
@@ -193,11 +196,13 @@ class Turn:
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int]]:
     """(start, stop) of what goes into a message each: what is larger than MESSAGE_BYTES goes alone."""
+    if sum(sizes) <= MESSAGE_BYTES:
+        yield from [(0, len(sizes))] if sizes else ()
+        return
     start = total = 0
     for at, size in enumerate(sizes):
         if total + size > MESSAGE_BYTES and at > start:
             yield start, at
             start, total = at, 0
         total += size
-    if start < len(sizes):
-        yield start, len(sizes)
+    yield start, len(sizes)
