@@ -495,15 +495,26 @@ class Client(Peer):
                 self._ended(id, "", result)
         elif isinstance(message, e.TellFailure):
             self._ended(message.id, message.kind, b"")
-        elif isinstance(message, e.Accept) and self.unconfirmed.pop(message.first, None) is not None:
+        elif isinstance(message, e.Accept) and self._confirmed(message.first, message.count):
             self.acknowledged.update(self._ids(message.first, message.count))
+        elif isinstance(message, e.Again):
+            self._again(message.first, connection)
         elif isinstance(message, e.Decline) and message.retry_s > 0:
             self.world.at(message.retry_s, self._again, message.first, connection)
         elif isinstance(message, e.Decline):
-            self.unconfirmed.pop(message.first, None)
+            self._confirmed(message.first, message.count)
             for id in self._ids(message.first, message.count):
                 self._ended(id, "refused", b"")
         self._flush()
+
+    def _confirmed(self, first: int, count: int) -> bool:
+        """Of a group these, its first ones, are settled; the rest is a group of its own. Was it open?"""
+        group = self.unconfirmed.pop(first, None)
+        if group is not None and count < len(group.args):
+            self.unconfirmed[first + count] = msgspec.structs.replace(
+                group, first=first + count, args=group.args[count:]
+            )
+        return group is not None
 
     def _ids(self, first: int, count: int) -> list[int]:
         return [task_id(self.number, first + i) for i in range(count)]

@@ -105,9 +105,7 @@ class Reference:
     def _submitted(self, fact: f.TasksSubmitted) -> None:
         queue, settings = fact.recipe.queue, self.settings.get(fact.recipe.queue, QueueSettings())
         waiting = sum(task.where == "waits" and task.recipe.queue == queue for task in self.tasks.values())
-        assert not waiting or not fact.recipe.fn or waiting + len(fact.args) <= settings.capacity, (
-            f"{queue} is overfull"
-        )
+        assert not fact.recipe.fn or waiting + len(fact.args) <= settings.capacity, f"{queue} is overfull"
         for i in range(len(fact.args)):
             id = task_id(fact.client, fact.first + i)
             assert id not in self.tasks and id not in self.forgotten, f"I3: {id} is submitted twice"

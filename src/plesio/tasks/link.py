@@ -387,6 +387,9 @@ class Link:
                 calls = self._accepted(message)
             elif isinstance(message, e.Decline):
                 calls = self._was_declined(message)
+            elif isinstance(message, e.Again):
+                self._declined = [(0.0 if first == message.first else at_s, first) for at_s, first in self._declined]
+                self._wake.set()
             elif isinstance(message, e.Give):
                 if message.number in self._takes:
                     self._given[message.number] = message
@@ -403,22 +406,28 @@ class Link:
             for callback in callbacks:
                 callback(future)
 
-    def _confirmed(self, first: int) -> None:
+    def _confirmed(self, first: int, count: int) -> None:
+        """Of a group these, its first ones, are durable or refused; the rest is a group of its own."""
         group = self._unconfirmed.pop(first, None)
         if group is not None:
-            self._unconfirmed_tasks -= len(group.args)
+            args = group.args[:count]
+            if len(args) < len(group.args):
+                rest = msgspec.structs.replace(group, first=first + count, args=group.args[count:])
+                self._unconfirmed[rest.first] = rest
+            self._unconfirmed_tasks -= len(args)
             if self.shares is not None:
-                for data in group.args:
+                for data in args:
                     if data[:1] == HEAVY:
                         self.shares.settle(segments(data))
 
     def _accepted(self, message: e.Accept) -> list[Future]:
         """A message is done with, for its sender, once it is durable."""
         group = self._unconfirmed.get(message.first)
-        self._confirmed(message.first)
+        self._confirmed(message.first, message.count)
         if group is None or (isinstance(group, s.Submit) and group.recipe.fn != MESSAGE):
             return []
-        futures = [self._futures.pop(task_id(self.number, message.first + i), None) for i in range(len(group.args))]
+        ids = [task_id(self.number, message.first + i) for i in range(message.count)]
+        futures = [self._futures.pop(id, None) for id in ids]
         for future in futures:
             if future is not None:
                 future.succeed(NONE)
@@ -428,7 +437,7 @@ class Link:
         if message.retry_s > 0:
             self._declined.append((time.monotonic() + message.retry_s, message.first))
             return []
-        self._confirmed(message.first)
+        self._confirmed(message.first, message.count)
         failed = []
         for n in range(message.first, message.first + message.count):
             future = self._futures.pop(task_id(self.number, n), None)

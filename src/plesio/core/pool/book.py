@@ -146,6 +146,13 @@ class Book:
             queue = self.queues[name] = Queue(QueueSettings())
         return queue
 
+    def room(self, name: str) -> int:
+        """How many more calls may wait in a queue."""
+        settings, waiting = (
+            (QueueSettings(), 0) if (known := self.queues.get(name)) is None else (known.settings, known.waiting)
+        )
+        return max(0, settings.capacity - waiting)
+
     def shared(self, recipe: Recipe) -> Recipe:
         """The one object that equals this."""
         return self.recipes.setdefault(recipe, recipe)

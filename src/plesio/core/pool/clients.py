@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import messages, outcome
@@ -62,33 +64,47 @@ def submit(turn: Turn, stimulus: s.Submit) -> None:
     count = len(stimulus.args)
     if client is None or client.session not in turn.volatile.online or count == 0:
         return
-    first = stimulus.first
     put_off = turn.volatile.put_off.setdefault(client.session, {})
-    put_off.pop(first, None)
-    if first >= 1 and client.has(first, first + count):
-        turn.order(e.Accept(client.session, first, count))
-        _tell_those_that_ended(turn, client.session, [task_id(client.number, first + i) for i in range(count)])
+    put_off.pop(stimulus.first, None)
+    known = client.known_from(stimulus.first, stimulus.first + count) if stimulus.first >= 1 else 0
+    if known:
+        turn.order(e.Accept(client.session, stimulus.first, known))
+        _tell_those_that_ended(turn, client.session, [task_id(client.number, stimulus.first + i) for i in range(known)])
+        stimulus = replace(stimulus, first=stimulus.first + known, args=stimulus.args[known:])
+        count -= known
+    first = stimulus.first
+    reason = _unsound(turn, client, stimulus) if count else ""
+    if not count or reason:
+        if reason:
+            turn.order(e.Decline(client.session, first, count, reason))
         return
-    reason = _unsound(turn, client, stimulus)
-    if reason:
-        turn.order(e.Decline(client.session, first, count, reason))
-        return
-    reason = _untimely(turn, client, stimulus)
-    if reason:
-        put_off[first] = first + count
-        turn.order(e.Decline(client.session, first, count, reason, _retry_s(turn, count)))
-        return
-    if _alias(turn, client, stimulus):
-        return
-    due_s = turn.now_s + stimulus.delay_s if stimulus.delay_s > 0 else 0.0
-    turn.emit(
-        f.TasksSubmitted(
-            client.number, first, stimulus.recipe, stimulus.args, turn.now_s, due_s, stimulus.key, stimulus.needs
+    room = 0 if _missing_needs(turn, stimulus) else turn.book.room(stimulus.recipe.queue)
+    if room < count:
+        queue = "" if _missing_needs(turn, stimulus) else stimulus.recipe.queue
+        put_off[first + room] = (first + count, queue)
+    if room > 0 and not _alias(turn, client, stimulus):
+        args = stimulus.args[:room]
+        due_s = turn.now_s + stimulus.delay_s if stimulus.delay_s > 0 else 0.0
+        turn.emit(
+            f.TasksSubmitted(
+                client.number, first, stimulus.recipe, args, turn.now_s, due_s, stimulus.key, stimulus.needs
+            )
         )
-    )
-    turn.order(e.Accept(client.session, first, count))
-    if stimulus.needs:
-        _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(count)])
+        turn.order(e.Accept(client.session, first, len(args)))
+        if stimulus.needs:
+            _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(len(args))])
+    if room < count:
+        why = "it needs tasks that were put off" if _missing_needs(turn, stimulus) else "the queue is full"
+        turn.order(e.Decline(client.session, first + room, count - room, why, _retry_s(turn, count - room)))
+
+
+def call_again(turn: Turn) -> None:
+    """Who was put off for want of room is told, once, when there is some."""
+    for session, groups in turn.volatile.put_off.items():
+        for first, (stop, queue) in groups.items():
+            if queue and turn.book.room(queue) > 0:
+                groups[first] = (stop, "")
+                turn.order(e.Again(session, first))
 
 
 def _unsound(turn: Turn, client: Client, stimulus: s.Submit) -> str:
@@ -117,21 +133,15 @@ def _unsound(turn: Turn, client: Client, stimulus: s.Submit) -> str:
     return ""
 
 
-def _untimely(turn: Turn, client: Client, stimulus: s.Submit) -> str:
-    """Why it has to be said again later; '' when it has not."""
-    missing = next((id for id in stimulus.needs if id not in turn.book.calls), None)
-    if missing is not None:
-        return f"task {name_of(missing)}, which it needs, was put off"
-    queue = turn.book.queues.get(stimulus.recipe.queue)
-    if queue is not None and queue.waiting and queue.waiting + len(stimulus.args) > queue.settings.capacity:
-        return f"queue {stimulus.recipe.queue!r} is full: {queue.waiting} tasks wait in it"
-    return ""
+def _missing_needs(turn: Turn, stimulus: s.Submit) -> bool:
+    """Does it need tasks that have yet to be submitted again?"""
+    return any(id not in turn.book.calls for id in stimulus.needs)
 
 
 def _is_put_off(turn: Turn, client: Client, id: int) -> bool:
     """Is it a task of this client that it was told to submit again later?"""
     n = id - task_id(client.number, 0)
-    return any(first <= n < stop for first, stop in turn.volatile.put_off.get(client.session, {}).items())
+    return any(first <= n < stop for first, (stop, _) in turn.volatile.put_off.get(client.session, {}).items())
 
 
 def _retry_s(turn: Turn, count: int) -> float:

@@ -30,6 +30,8 @@ def handle(state: State, now_s: float, stimuli: Sequence[s.Stimulus]) -> tuple[l
     turn.settle()
     schedule.schedule(turn)
     messages.deal(turn)
+    if state.volatile.put_off:
+        clients.call_again(turn)
     turn.finish()
     return turn.facts, turn.effects
 

@@ -35,6 +35,13 @@ class Decline(Effect, frozen=True):
     retry_s: float = 0.0
 
 
+class Again(Effect, frozen=True):
+    """To a client: there is room for your tasks from number `first` on, which were declined for now."""
+
+    session: str
+    first: int
+
+
 class Tell(Effect, frozen=True):
     """To a client: these tasks ended well, with these results."""
 
@@ -112,6 +119,8 @@ class StopTask(Effect, frozen=True):
     id: int
 
 
-AnyEffect = Welcome | Accept | Decline | Tell | TellFailure | Give | Settled | Run | Revoke | Disconnect | StopTask
-TO_CLIENT = (Welcome, Accept, Decline, Tell, TellFailure, Give, Settled)
+AnyEffect = (
+    Welcome | Accept | Decline | Again | Tell | TellFailure | Give | Settled | Run | Revoke | Disconnect | StopTask
+)
+TO_CLIENT = (Welcome, Accept, Decline, Again, Tell, TellFailure, Give, Settled)
 TO_SLOT = (Run, Revoke)

@@ -17,6 +17,7 @@ MOST = 10_000  # messages given at once
 GIVEN_BYTES = 16 << 20
 GRACE_S = 2.0  # a taker that lost its connection has so long to come back
 MAX_SUBSCRIPTIONS = 256
+RETRY_S = 1.0
 REJECTED = "rejected"  # the kind of failure of a message that its taker gave back
 
 
@@ -132,30 +133,36 @@ def settle(turn: Turn, stimulus: s.Settle) -> None:
 
 
 def publish(turn: Turn, stimulus: s.Publish) -> None:
-    """A copy for each subscription, or for none when one of them has no room: none may miss what is acknowledged."""
+    """A copy for each subscription, as long as all of them have room: none may miss what is acknowledged."""
     client = turn.durable.clients.get(stimulus.session)
     count = len(stimulus.args)
     if client is None or count == 0:
         return
     session, first = client.session, stimulus.first
-    known = client.has(first, first + count) if first >= 1 else None
+    put_off = turn.volatile.put_off.setdefault(session, {})
+    put_off.pop(first, None)
+    known = client.known_from(first, first + count) if first >= 1 else 0
     if known:
-        turn.order(e.Accept(session, first, count))
+        turn.order(e.Accept(session, first, known))
+    first, args = first + known, stimulus.args[known:]
+    if not args:
         return
-    if abs(stimulus.priority) > MAX_PRIORITY or known is None or first + count >= 1 << CLIENT_SHIFT:
-        reason = f"a priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}, and a client has a trillion messages"
-        turn.order(e.Decline(session, first, count, reason))
+    bad = abs(stimulus.priority) > MAX_PRIORITY or not (first >= 1 and first + len(args) < 1 << CLIENT_SHIFT)
+    if bad or client.has(first, first + len(args)) is not False:
+        reason = f"a priority is between -{MAX_PRIORITY} and {MAX_PRIORITY}, and each number is of one message"
+        turn.order(e.Decline(session, first, len(args), reason))
         return
     names = [queue_of(stimulus.topic, name) for name in turn.durable.topics.get(stimulus.topic, ())]
-    for name in names:
-        queue = turn.book.queue(name)
-        if queue.waiting and queue.waiting + count > queue.settings.capacity:
-            reason = f"subscription {name!r} is full: {queue.waiting} messages wait in it"
-            turn.order(e.Decline(session, first, count, reason, 0.25))
-            return
-    copies = tuple((name, turn.durable.copies + 1 + i * count) for i, name in enumerate(names))
-    turn.emit(f.Published(client.number, first, stimulus.priority, stimulus.args, turn.now_s, copies))
-    turn.order(e.Accept(session, first, count))
+    fullest = min(names, key=lambda name: turn.book.room(name), default="")
+    room = min(turn.book.room(fullest), len(args)) if fullest else len(args)
+    if room:
+        copies = tuple((name, turn.durable.copies + 1 + i * room) for i, name in enumerate(names))
+        turn.emit(f.Published(client.number, first, stimulus.priority, args[:room], turn.now_s, copies))
+        turn.order(e.Accept(session, first, room))
+    if room < len(args):
+        put_off[first + room] = (first + len(args), fullest)
+        reason = f"subscription {fullest!r} is full"
+        turn.order(e.Decline(session, first + room, len(args) - room, reason, RETRY_S))
 
 
 def queue_of(topic: str, subscription: str) -> str:

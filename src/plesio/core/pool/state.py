@@ -30,6 +30,11 @@ class Client(msgspec.Struct):
         whole = stop <= self.known + 1 and all(high <= first or stop <= low for low, high in self.holes)
         return True if whole else None
 
+    def known_from(self, first: int, stop: int) -> int:
+        """How many of its tasks first, first + 1, ... below `stop` were submitted, without a gap."""
+        end = min([stop, self.known + 1, *(max(first, low) for low, high in self.holes if high > first)])
+        return max(0, end - first)
+
     def note(self, first: int, stop: int) -> None:
         """Its tasks first .. stop - 1 are submitted."""
         if first > self.known + 1:

@@ -73,7 +73,8 @@ class Volatile:
         self.nodes: dict[str, Pulse] = {}  # connected nodes
         self.pulses: dict[str, Pulse] = {}  # of slots
         self.online: set[str] = set()  # sessions of connected clients
-        self.put_off: dict[str, dict[int, int]] = {}  # by session: first -> stop of what it will submit again
+        # by session: first -> (stop, queue) of what it will submit again; '': room is no matter, or it was told of room
+        self.put_off: dict[str, dict[int, tuple[int, str]]] = {}
         self.watchers: dict[int, set[str]] = {}  # by task: sessions that asked for its end
         self.costs_s: dict[str, float] = {}  # by function: seconds of one call on an average slot
         self.unfit: dict[tuple[str, str], str] = {}  # (node, function) -> why it cannot be imported there
