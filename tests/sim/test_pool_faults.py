@@ -26,8 +26,9 @@ from plesio.core.pool.turn import Policies, Turn
 from plesio.core.taskbook import TaskState
 from plesio.errors import InternalError
 from plesio.policies.aging import Aging
-from plesio.sim.pool import Client, Pool, Work
+from plesio.sim.pool import Pool
 from plesio.sim.poolcheck import Reference
+from plesio.sim.poolpeers import Client, Work
 
 STEP_S = 1.0
 BUSY_S = 2.5  # virtual seconds with faults
