@@ -27,8 +27,9 @@ from plesio.core.taskbook import TaskState
 from plesio.errors import InternalError
 from plesio.policies.aging import Aging
 from plesio.policies.speculation import Speculation
-from plesio.sim.pool import Client, Pool, Work
+from plesio.sim.pool import Pool
 from plesio.sim.poolcheck import Reference
+from plesio.sim.poolpeers import Client, Work
 
 STEP_S = 1.0
 BUSY_S = 2.5  # virtual seconds with faults
@@ -377,7 +378,7 @@ MUTANTS = {  # and a schedule a little before the first one that shows it, so th
     a_second_result_counts: 0,
     holes_are_not_remembered: 0,
     what_was_missed_is_not_told: 0,
-    a_failure_said_again_counts_again: 500,
+    a_failure_said_again_counts_again: 100,
     who_was_silent_is_not_asked_to_come_again: 0,
     the_lanes_of_a_fold_are_kept: 150,
     what_came_back_waits_at_the_end: 0,
