@@ -408,3 +408,32 @@ def test_a_mistake_gets_one_line_and_code_2(
     said = capfd.readouterr().err
     assert end.value.code == 2 and hint in said and len(said.splitlines()) == 1, said
     assert not Path("runs").exists()
+
+
+def test_messages_go_in_and_out_and_the_log_tells_of_tasks_and_times(tmp_path: Path) -> None:
+    with plesio.connect(folder=tmp_path / "pool", workers=1) as client:
+        where = ["--dir", str(tmp_path / "pool")]
+
+        def command(*words: str, code: int = 0, said: str = "") -> str:
+            ran = subprocess.run(
+                [*PLESIO, *words], capture_output=True, text=True, timeout=60, check=False, input=said, cwd=tmp_path
+            )
+            assert ran.returncode == code and "Traceback" not in ran.stderr, ran.stderr
+            return ran.stdout
+
+        command("queue", "put", *where, "work", "1", "two")
+        command("queue", "put", *where, "work", said="three\n[4]\n")
+        assert command("queue", "peek", *where, "work").split() == ["1", '"two"', '"three"', "[4]"]
+        assert command("queue", "get", *where, "work").split() == ["1"]
+        taken = json.loads(command("queue", "get", *where, "work", "--count", "0", "--json"))
+        assert taken == {"messages": ["two", "three", [4]]}
+        command("queue", "get", *where, "work", code=1)
+        future = client.submit("math:gcd", 12, 18)
+        assert future.result(60) == 6
+        told = command("log", str(tmp_path / "pool"), "--task", future.name)
+        assert "submitted: math:gcd" in told and "given to" in told and "done by" in told
+        now = time.strftime("%H:%M")
+        assert future.name in command("log", str(tmp_path / "pool")) and "client" in command("log", str(tmp_path / "pool"))
+        assert command("log", str(tmp_path / "pool"), "--at", now) or time.strftime("%H:%M") != now
+        command("log", str(tmp_path / "pool"), "--at", "teatime", code=2)
+        command("log", str(tmp_path / "pool"), "--task", "9-9", code=2)

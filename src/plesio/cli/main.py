@@ -134,13 +134,27 @@ def resume(
 
 
 @app.command()
-def log(run_dir: Annotated[Path, typer.Argument(help="The run's folder.")]) -> None:
-    """What happened, one line a fact."""
-    from plesio.reporting.log import lines
+def log(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, or of a pool.")],
+    task: Annotated[Optional[str], typer.Option(help="Of a pool: what happened to this task, e.g. 3-17.")] = None,
+    at: Annotated[Optional[str], typer.Option(help="Of a pool: what happened at 14:03, 14:03:20, '2026-11-21 14'.")] = None,
+) -> None:
+    """What happened, one line a fact.
 
-    _must_be_run(run_dir)
-    for line in lines(run_dir):
-        print(line)
+    Example: plesio log runs/pool --task 3-17
+    """
+    _must_be_run(folder)
+    if (folder / "events.jsonl").exists():
+        if task or at:
+            raise typer.BadParameter("--task and --at are for the folder of a pool")
+        from plesio.reporting.log import lines
+
+        for line in lines(folder):
+            print(line)
+    else:
+        from plesio.cli.poollog import show
+
+        show(folder, task, at)
 
 
 @app.command()

@@ -1,7 +1,9 @@
-"""`plesio queue`: settings of the queues that tasks wait in. Options, and a few words each."""
+"""`plesio queue`: messages in and out, and settings of queues. Options, and a few words each."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -14,10 +16,11 @@ from plesio.errors import UserError, WireError
 if TYPE_CHECKING:
     from plesio.tasks import Client
 
-app = typer.Typer(help="Queues of a pool: limit, pause, drain, remove.", no_args_is_help=True)
+app = typer.Typer(help="Queues of a pool: put, get, limit, pause, drain, remove.", no_args_is_help=True)
 app.command(name="ls")(tasks.queues)
 
 LOOK_S = 0.1
+MANY = 1000
 Name = Annotated[str, typer.Argument(help="The queue.")]
 
 
@@ -91,6 +94,78 @@ def rm(
             raise UserError(f"queue {name!r} holds {held} tasks; `plesio queue drain` it, or --force cancels them")
         client.remove_queue(name)
         asking.show_record({"removed": name, "cancelled": held}, as_json)
+
+
+@app.command()
+def put(
+    name: Name,
+    value: Annotated[Optional[list[str]], typer.Argument(help="JSON, or a word. None: stdin, a line each.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher ones are taken first.")] = 0,
+    to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Put messages into a queue; returns once they are durable.
+
+    Example: seq 100 | plesio queue put work
+    """
+    from plesio.cli import asking
+    from plesio.cli.options import read_value
+
+    words = value if value else (line.rstrip("\n") for line in sys.stdin)
+    with asking.attached(to, token_file, tls, folder) as client:
+        queue = client.queue(name)
+        sent = [queue.put(read_value(word), priority) for word in words]
+        for future in sent:
+            future.result()
+        asking.show_record({"queue": name, "put": len(sent)}, as_json)
+
+
+@app.command()
+def get(
+    name: Name,
+    count: Annotated[int, typer.Option("--count", "-n", help="At most so many; 0: all that wait.", min=0)] = 1,
+    timeout_s: Annotated[float, typer.Option(help="Wait so long for the first one.", min=0)] = 0.0,
+    to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Take messages out of a queue: a line of JSON each, acknowledged once it is printed. Code 1 when there is none."""
+    from plesio.cli import asking
+    from plesio.cli.submitting import plain
+
+    taken: list[Any] = []
+    with asking.attached(to, token_file, tls, folder) as client:
+        queue = client.queue(name)
+        wait_s = max(timeout_s, LOOK_S)
+        while not count or len(taken) < count:
+            messages = queue.get_many(count - len(taken) if count else MANY, wait_s)
+            if not messages:
+                break
+            for message in messages:
+                taken.append(plain(message.value))
+                if not as_json:
+                    print(json.dumps(taken[-1]), flush=True)
+            queue.ack_many(messages, wait=True)
+            wait_s = LOOK_S
+        if as_json:
+            asking.print_json({"messages": taken})
+    if not taken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def peek(
+    name: Name,
+    count: Annotated[int, typer.Option("--count", "-n", min=1)] = 10,
+    to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The next messages of a queue; they stay."""
+    from plesio.cli import asking
+    from plesio.cli.submitting import plain
+
+    with asking.attached(to, token_file, tls, folder) as client:
+        values = [plain(value) for value in client.queue(name).peek(count)]
+    if as_json:
+        asking.print_json({"messages": values})
+    else:
+        print("\n".join(map(json.dumps, values)))
 
 
 def _change(name: str, changes: dict[str, Any], *where: Any) -> None:
