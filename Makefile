@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos lint bench soak clean
+.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -36,6 +36,10 @@ fuzz: setup
 chaos: setup
 	$(BIN)/python -m plesio.testing.chaos --seeds 20 --out benchmarks/results/chaos.json
 
+# about fifteen minutes: 50 seeded schedules of real faults under tasks, and 50 under messages
+pool-chaos: setup
+	$(BIN)/python -m plesio.testing.poolchaos --seeds 50 --out benchmarks/results/pool_chaos.json
+
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup
 	.ci/with-namespaces $(BIN)/pytest -m network -n 2 -p no:cacheprovider --timeout 600
@@ -45,6 +49,9 @@ bench: setup
 	$(BIN)/pip install -q -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/bench_overhead.py
 	$(BIN)/python benchmarks/bench_transport.py
+	$(BIN)/python benchmarks/bench_depth.py
+	$(BIN)/python benchmarks/bench_tasks.py
+	$(BIN)/python benchmarks/bench_tasks.py --kill
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
 

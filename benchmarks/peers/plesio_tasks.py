@@ -1,7 +1,7 @@
 """plesio's side: runs `plesio bench tasks --json --workers 2`, which measures the same figures of itself.
 
-It prints one JSON object with the keys that figures.measure has; with --kill, `{"kill": [...]}` with an object like
-the one of figures.disturb for each variant of settings.
+It prints one JSON object with the keys that figures.measure has. With --kill it is a peer as the others are: a coordinator
+and two nodes of one slot, no setting touched.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import children
+import figures
 
 
 def plesio() -> str:
@@ -25,6 +27,39 @@ def plesio() -> str:
     return found
 
 
+class PlesioPeer:
+    """See figures.Peer; for `disturb` only."""
+
+    name = "plesio"
+
+    def __init__(self) -> None:
+        self.crew: Any = None
+        self.client: Any = None
+
+    def start_nodes(self, folder: Path, variant: str) -> list[int]:
+        from plesio.testing.poolcrew import PoolCrew
+
+        self.crew = PoolCrew(folder / "pool")
+        self.crew.start_host()
+        for name in ("a", "b"):
+            self.crew.start_node(name)
+        self.client = self.crew.client()
+        return [node.pid for node in self.crew.nodes.values()]
+
+    def send(self, path: str, count: int) -> list[Any]:
+        function = f"{Path(figures.__file__).resolve()}:leave_effect"
+        return [self.client.submit(function, path, number) for number in range(count)]
+
+    def unfinished(self, tasks: list[Any]) -> list[Any]:
+        return [task for task in tasks if not task.done()]
+
+    def stop(self) -> None:
+        if self.client is not None:
+            self.client.close()
+        if self.crew is not None:
+            self.crew.__exit__()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=10_000)
@@ -32,7 +67,14 @@ def main() -> None:
     args = parser.parse_args()
     command = [plesio(), "bench", "tasks", "--json", "--tasks", str(args.tasks), "--workers", "2"]
     if args.kill:
-        command.append("--kill")
+        with children.folder() as folder:
+            peer = PlesioPeer()
+            try:
+                found = figures.disturb(peer, "defaults", folder)
+            finally:
+                peer.stop()
+        print(json.dumps({"system": "plesio", "kill": [found]}), flush=True)
+        return
     with children.folder() as folder:
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=folder, text=True, check=False)
     if done.returncode:

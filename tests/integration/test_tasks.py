@@ -12,6 +12,7 @@ import pytest
 import plesio
 from plesio.errors import CannotSend, TaskCancelled, TaskFailed, UserError
 from plesio.tasks import Client
+from plesio.testing.poolcrew import PoolCrew
 from plesio.testing.waiting import wait_for
 
 CALLS = str(Path(__file__).parents[1] / "scripts" / "calls.py")
@@ -199,3 +200,26 @@ def test_who_cannot_read_the_shared_memory_gets_the_bytes(tmp_path: Path) -> Non
             [same] = far.follow([task.name])
             assert (same.result(WAIT_S) == array + 1).all() and (task.result(WAIT_S) == array + 1).all()
             assert (far.submit(fn("add"), array, 2).result(WAIT_S) == array + 2).all()
+
+
+def test_one_that_eats_memory_is_ended_and_told_and_the_others_go_on(tmp_path: Path) -> None:
+    with PoolCrew(tmp_path) as crew:
+        crew.start_node("small", memory_bytes=200 << 20)
+        client = crew.client()
+        eater, other = client.submit(fn("eat"), 400), client.submit(fn("add"), 1, 2)
+        with pytest.raises(TaskFailed, match="200 MiB") as failure:
+            eater.result(WAIT_S)
+        assert failure.value.kind == "memory" and other.result(WAIT_S) == 3
+        client.close()
+
+
+def test_a_task_goes_where_its_tags_are(tmp_path: Path) -> None:
+    with PoolCrew(tmp_path) as crew:
+        crew.start_node("plain")
+        client = crew.client()
+        crew.wait_for_slots(client, 1)
+        picky = client.submit(fn("add"), 1, requires={"gpu": 2})
+        assert client.submit(fn("add"), 2).result(WAIT_S) == 2 and not picky.done()
+        crew.start_node("equipped", gpu=2)
+        assert picky.result(WAIT_S) == 1
+        client.close()

@@ -57,11 +57,12 @@ class PoolCrew:
         self.host = self._start("plesio.runtime.poolhost", settings, [listener.fileno()])
         listener.close()
 
-    def start_node(self, name: str, slots: int = 1) -> None:
+    def start_node(self, name: str, slots: int = 1, memory_bytes: int = 0, **tags: float) -> None:
         """A node with so many slots."""
         settings = NodeSettings(
-            host="127.0.0.1", port=self.port, token=self.token, name=name, slots=slots, folder=str(self.folder / "logs")
-        )
+            host="127.0.0.1", port=self.port, token=self.token, name=name, slots=slots, memory_bytes=memory_bytes,
+            folder=str(self.folder / "logs"), tags=tuple(tags.items()),
+        )  # fmt: skip
         self.nodes[name] = self._start("plesio.runtime.node", settings, [])
 
     def _start(self, module: str, settings: msgspec.Struct, descriptors: list[int]) -> subprocess.Popen[bytes]:
