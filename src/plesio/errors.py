@@ -92,7 +92,11 @@ class TaskCancelled(TaskFailed):
 
 
 class QueueFull(PlesioError):
-    """The queue takes no more tasks for now."""
+    """The queue takes no more for now. retry_s: there may be room then."""
+
+    def __init__(self, message: str | None = None, retry_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class InternalError(PlesioError):

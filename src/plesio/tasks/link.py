@@ -132,7 +132,8 @@ class Link:
 
     def _make_room(self, block: bool) -> None:
         if not block:
-            raise QueueFull("the queue is full; wait, or submit with block=True")
+            wait_s = max(0.0, min((at_s for at_s, _ in self._declined), default=0.0) - time.monotonic())
+            raise QueueFull(f"the queue is full; try again in {wait_s:.2f} s, or submit with block=True", wait_s)
         self.flush()
         while not self._closed and (self._unconfirmed_tasks > MOST_UNCONFIRMED or self._declined):
             self._check()
