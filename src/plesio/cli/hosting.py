@@ -20,6 +20,7 @@ from plesio.runtime.hostsettings import (
     HostSettings,
     Running,
     announce,
+    bind_local,
     locked,
     near,
     running,
@@ -69,12 +70,14 @@ def serve(
                 host=near(host), port=port, pid=os.getpid(), started=started(os.getpid()), embedded=False,
                 token_file=str(token_path), tls=files,
             )  # fmt: skip
+            local = bind_local(folder)
             announce(folder, told)
     except OSError as error:
         raise UserError(f"cannot write to {shown}: {error.strerror}; choose another --dir") from error
     _find_modules_here()
     settings = HostSettings(
-        folder=str(folder), token=token, listener=listener.detach(), slots=slots, sync=sync, tls=files, tags=amounts,
+        folder=str(folder), token=token, listener=listener.detach(), slots=slots,
+        local=-1 if local is None else local.detach(), sync=sync, tls=files, tags=amounts,
         memory_bytes=memory_mb << 20, order=order, placement=placement,
     )  # fmt: skip
     say(f"pool in {shown} listens on {host}:{port}, {slots} slots here; logs in {shown / 'logs'}; Ctrl-C ends it")

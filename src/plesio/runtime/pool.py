@@ -10,8 +10,9 @@ import gc
 import os
 import socket
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -22,7 +23,7 @@ from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.state import Durable
 from plesio.core.pool.turn import Policies, State
-from plesio.errors import WireError
+from plesio.errors import InternalError, WireError
 from plesio.runtime.journal import POOL, Journal
 from plesio.runtime.poolview import answer
 from plesio.runtime.segments import Segments, shares_in
@@ -33,12 +34,23 @@ from plesio.wire import server as serving
 from plesio.wire.frames import Limits
 from plesio.wire.tls import Tls
 
+T = TypeVar("T")
 LIMITS = {  # what each role may announce, once it is authenticated
     "client": Limits(256 << 20, 0),
     "slot": Limits(256 << 20, 0),
     "node": Limits(1 << 20, 0),
 }
+ACCEPT_S = 0.002  # how long a confirmation waits for a message that it may travel with
 IDLE_S = 1.0  # an embedded pool ends so long after its last client
+
+
+def inline(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits: our store appends within the event loop's turn."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise InternalError("the store waits for something; it cannot be used inline")
 
 
 class PoolClock:
@@ -89,11 +101,13 @@ class Pool:
         self.speaks: dict[wire.Channel, tuple[str, str]] = {}  # who: (name or session, incarnation)
         self.inbox: list[s.Stimulus] = []
         self.questions: list[tuple[wire.Channel, m.Ask]] = []
-        self.arrived = asyncio.Event()
+        self.outbox: dict[wire.Channel, list[bytes]] = {}
+        self.later: dict[wire.Channel, list[bytes]] = {}  # what waits a moment for company
+        self.failure: Exception | None = None
         self.stopping = asyncio.Event()
 
-    async def run(self, listener: socket.socket) -> None:
-        """Recovers, serves, and returns when told to stop."""
+    async def run(self, listener: socket.socket, local: socket.socket | None = None) -> None:
+        """Recovers, serves on both, and returns when told to stop. local: a Unix socket."""
         store = SqliteStore(self.folder / "journal.db", self.sync)
         await store.open()
         epoch = await store.elect(f"pid-{os.getpid()}", 0.0, time.time())
@@ -107,7 +121,7 @@ class Pool:
         self.clock.start_at(durable.latest_s)
         core.recover(self.state, self.clock.now_s())
         self.segments.recover(durable.book)
-        await self._handle([s.TakeLead(epoch)])
+        self._handle([s.TakeLead(epoch)])
         server = await serving.serve(
             listener,
             token=self.token,
@@ -117,7 +131,9 @@ class Pool:
             on_refused=self._on_refused,
             tls=self.tls,
         )
-        tasks = [asyncio.create_task(work) for work in (self._consume(), self._tick(), self.stopping.wait())]
+        if local is not None:
+            await server.listen_also(local)
+        tasks = [asyncio.create_task(work) for work in (self._tick(), self.stopping.wait())]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
@@ -125,29 +141,37 @@ class Pool:
         await store.close()
         for task in done:
             task.result()
+        if self.failure is not None:
+            raise self.failure
 
-    async def _consume(self) -> None:
-        while True:
-            await self.arrived.wait()
-            self.arrived.clear()
-            batch, self.inbox = self.inbox, []
-            questions, self.questions = self.questions, []
-            if batch:
-                await self._handle(batch)
-            for channel, question in questions:  # they see what was said before them, and only what is durable
-                self._send(channel, answer(self.state, question))
+    def _flush(self) -> None:
+        """All that has come, as one batch. An error ends the process: what the state says may not be durable."""
+        if self.failure is not None:
+            return
+        try:
+            while self.inbox or self.questions:
+                batch, self.inbox = self.inbox, []
+                questions, self.questions = self.questions, []
+                if batch:
+                    self._handle(batch)
+                for channel, question in questions:  # they see what was said before them, and only what is durable
+                    self._put(channel, answer(self.state, question))
+        except Exception as error:  # a process edge: asyncio would go on
+            self.failure = error
+            self.stopping.set()
+        self._send_all()
 
-    async def _handle(self, batch: list[s.Stimulus]) -> None:
+    def _handle(self, batch: list[s.Stimulus]) -> None:
         """One batch: decide, journal, act; in that order."""
         assert self.journal is not None
         facts, effects = core.handle(self.state, self.clock.now_s(), batch)
         if facts:
-            await self.journal.commit(time.time(), facts)
+            inline(self.journal.commit(time.time(), facts))
             self.segments.follow(facts, batch)
         for effect in effects:
             self._carry_out(effect)
         if facts:
-            await self.journal.compact_by_size(self.state.durable)
+            inline(self.journal.compact_by_size(self.state.durable))
 
     def _carry_out(self, effect: e.Effect) -> None:
         if isinstance(effect, e.Disconnect):
@@ -161,14 +185,33 @@ class Pool:
         else:
             assert isinstance(effect, e.StopTask)
             channel = self.nodes.get(effect.node)
-        if channel is not None:
-            self._send(channel, effect if channel in self.near else self.segments.for_far(effect))
+        if channel is None:
+            return
+        if isinstance(effect, e.Accept) and not effect.soon:  # the result, or something else, is likely to follow
+            if not self.later:
+                asyncio.get_running_loop().call_later(ACCEPT_S, self._send_later)
+            self.later.setdefault(channel, []).append(m.encode(effect))
+            return
+        self._put(channel, effect if channel in self.near else self.segments.for_far(effect))
 
-    def _send(self, channel: wire.Channel, message: msgspec.Struct) -> None:
-        try:
-            channel.send(m.encode(message))
-        except WireError:
-            channel.abort()
+    def _put(self, channel: wire.Channel, message: msgspec.Struct) -> None:
+        """Sent together with all else that this batch has for the channel."""
+        bodies = self.outbox.get(channel)
+        if bodies is None:
+            bodies = self.outbox[channel] = self.later.pop(channel, [])
+        bodies.append(m.encode(message))
+
+    def _send_all(self) -> None:
+        outbox, self.outbox = self.outbox, {}
+        for channel, bodies in outbox.items():
+            try:
+                channel.send_many(bodies)
+            except WireError:
+                channel.abort()
+
+    def _send_later(self) -> None:
+        self.outbox, self.later = self.later, {}
+        self._send_all()
 
     async def _tick(self) -> None:
         deserted_s = self.clock.now_s()
@@ -185,8 +228,10 @@ class Pool:
                 self.stopping.set()
 
     def _take(self, stimulus: s.Stimulus) -> None:
+        """What did not come over a channel."""
+        if not self.inbox:
+            asyncio.get_running_loop().call_soon(self._flush)
         self.inbox.append(stimulus)
-        self.arrived.set()
 
     # -- channels
 
@@ -194,6 +239,7 @@ class Pool:
         if channel.role not in LIMITS or channel.kind != "control":
             raise WireError("nobody speaks to a pool like that")
         channel.accept_frames(LIMITS[channel.role])
+        channel.after_read = self._flush
 
     def _on_message(self, channel: wire.Channel, body: bytes, payload: memoryview | None) -> None:
         try:
@@ -209,9 +255,8 @@ class Pool:
             return
         if isinstance(message, m.Ask):
             self.questions.append((channel, message))
-            self.arrived.set()
         else:
-            self._take(message)
+            self.inbox.append(message)
 
     def _introduce(self, channel: wire.Channel, message: s.ClientUp | s.NodeUp | s.SlotUp) -> None:
         """From now on the channel speaks for whom it said first."""

@@ -24,7 +24,7 @@ from plesio.core.pool.turn import Policies
 from plesio.errors import PlesioError, UserError
 from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
-from plesio.runtime.hostsettings import HostSettings, near, withdraw
+from plesio.runtime.hostsettings import HostSettings, local_path, near, withdraw
 from plesio.runtime.node import Node, NodeSettings, how_it_ended, log_to
 from plesio.runtime.pool import Pool
 from plesio.wire.tls import Tls, load
@@ -40,6 +40,7 @@ class Host:
         self.settings = settings
         self.tell = tell or (lambda words: None)
         self.listener = socket.socket(fileno=settings.listener)
+        self.local = socket.socket(fileno=settings.local) if settings.local >= 0 else None
         self.tls: Tls | None = load(settings.tls, serves=True) if settings.tls else None
         self.coordinator = 0
         self.started_s = 0.0
@@ -49,15 +50,21 @@ class Host:
         host, port = self.listener.getsockname()[:2]
         self.node = Node(
             NodeSettings(
-                host=near(host), port=port, token=settings.token, name=settings.name, slots=settings.slots,
+                host=near(host) if self.local is None else local_path(settings.folder), port=port,
+                token=settings.token, name=settings.name, slots=settings.slots,
                 folder=str(Path(settings.folder) / "logs"), tags=settings.tags, memory_bytes=settings.memory_bytes,
                 pool=settings.folder,
             ),
             self.tls,
             self._ended,
-            self.listener.close,
+            self._close_listeners,
             self.tell,
         )  # fmt: skip
+
+    def _close_listeners(self) -> None:
+        self.listener.close()
+        if self.local is not None:
+            self.local.close()
 
     def run(self) -> None:
         """Until the pool ends or this process is told to. Raises UserError when there cannot be a pool."""
@@ -78,7 +85,7 @@ class Host:
         self.failures = self.failures + 1 if code > 0 and lasted_s < QUICK_S else 0
         if code == 2 or self.failures >= GIVE_UP or (code == 0 and (self.settings.embedded or self.node.leaving)):
             withdraw(Path(self.settings.folder))
-            self.listener.close()  # so that nobody waits for an answer
+            self._close_listeners()  # so that nobody waits for an answer
             self.failed = self.node.hurry = code > 0
             return True
         said = f": {self._last_words()}" if code > 0 else ""
@@ -128,7 +135,7 @@ class Host:
         policies = Policies(order=order, placement=placement)
         pool = Pool(folder, known.token, SystemClock(), self.tls, known.sync, known.embedded, policies)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, pool.stopping.set)
-        await pool.run(self.listener)
+        await pool.run(self.listener, self.local)
 
     def _stop(self) -> None:
         if self.coordinator:

@@ -176,9 +176,7 @@ class Slot:
     def listen(self, timeout_s: float) -> None:
         """Takes what has come; waits so long for something."""
         assert self.channel is not None
-        if not self.channel.ready(timeout_s):
-            return
-        for body in self.channel.receive():
+        for body in self.channel.wait(timeout_s):
             message = m.decode("from", body)
             if isinstance(message, e.Run):
                 self._take(message)

@@ -13,7 +13,17 @@ from typing import Literal
 import msgspec
 
 from plesio.errors import UserError, WireError
-from plesio.runtime.hostsettings import HostSettings, Running, announce, locked, running, started, usable_cores
+from plesio.runtime.hostsettings import (
+    HostSettings,
+    Running,
+    announce,
+    bind_local,
+    local_path,
+    locked,
+    running,
+    started,
+    usable_cores,
+)
 from plesio.runtime.segments import shares_in
 from plesio.tasks.client import Client
 from plesio.tasks.link import Link
@@ -71,7 +81,9 @@ def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> 
         from plesio.wire.tls import load
 
         tls = load(where.tls)
-    link = Link(where.host, where.port, read(Path(where.token_file)), tls, revive, shares_in(folder.absolute()))
+    local = local_path(folder)
+    host = local if local and Path(local).exists() else where.host
+    link = Link(host, where.port, read(Path(where.token_file)), tls, revive, shares_in(folder.absolute()))
     link.open()
     return Client(link)
 
@@ -117,15 +129,16 @@ class Embedded:
     def _start(self, port: int = 0) -> Running:
         listener = socket.create_server(("127.0.0.1", port), backlog=128)
         token_file = self.folder / "token"
+        local = bind_local(self.folder)
         settings = HostSettings(
             folder=str(self.folder), token=read_or_make(token_file), listener=listener.fileno(), slots=self.workers,
-            sync=self.sync, embedded=True,
+            local=-1 if local is None else local.fileno(), sync=self.sync, embedded=True,
         )  # fmt: skip
         host = _Host(
             [sys.executable, "-m", "plesio.runtime.poolhost"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()],
+            pass_fds=[x.fileno() for x in (listener, local) if x is not None],
             start_new_session=True,
         )
         assert host.stdin is not None
@@ -133,6 +146,8 @@ class Embedded:
         host.stdin.close()
         address = listener.getsockname()[:2]
         listener.close()
+        if local is not None:
+            local.close()
         told = Running(
             host=address[0], port=address[1], pid=host.pid, started=started(host.pid), embedded=True,
             token_file=str(token_file),

@@ -354,9 +354,9 @@ class Link:
             time.sleep(min(timeout_s, 0.01))
             return
         try:
-            if not channel.ready(timeout_s):
+            bodies = channel.wait(timeout_s)
+            if not bodies:
                 return
-            bodies = channel.receive()
         except WireError:
             if not self._closed:
                 self._connect(channel)

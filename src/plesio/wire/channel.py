@@ -52,6 +52,7 @@ class Channel(Guest):
         self.on_message = on_message
         self.on_close = on_close
         self.on_nonsense: Callable[[Channel, WireError], None] | None = None
+        self.after_read: Callable[[], None] | None = None  # called when all frames that came together were told
         self.opening = None
         self.version = PROTOCOL_VERSION  # that both sides speak
         self.role = ""
@@ -83,7 +84,7 @@ class Channel(Guest):
             if transport.get_extra_info("sslcontext") is None and hasattr(os, "writev"):
                 self._direct_fd = sock.fileno()
         name = transport.get_extra_info("peername")
-        self.peer = str(name[0] if name else "somebody")  # without the port: the same peer is told the same
+        self.peer = str(name[0] if name else "this machine")  # without the port: the same peer is told the same
         # so that at most one slice waits outside the kernel (two over TLS, whose limit is where it stops, not begins)
         transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0)
         if self._aborted:
@@ -105,13 +106,15 @@ class Channel(Guest):
             for body, payload in self._inbox.frames():
                 self.on_message(self, body, payload)
                 if not self._is_open():
-                    return
+                    break
         except WireError as error:
             self._error = error
             if self.on_nonsense is not None:
                 self.on_nonsense(self, error)
             else:
                 self.abort()
+        if self.after_read is not None:
+            self.after_read()
 
     def pause_writing(self) -> None:
         self._drained.clear()
@@ -148,6 +151,18 @@ class Channel(Guest):
             for part in frame:
                 self._write(part)
         if self._transport.get_write_buffer_size() + self._waiting_bytes > QUEUE_BYTES:
+            self.abort()
+            raise WireError(f"{self.peer} does not read what it is sent; the connection is dropped")
+
+    def send_many(self, bodies: list[bytes]) -> None:
+        """Queues frames without payloads, at once; otherwise as `send`."""
+        if len(bodies) == 1 or self._in_bulk:
+            for body in bodies:
+                self.send(body)
+            return
+        assert self._transport is not None
+        self._write(b"".join([part for body in bodies for part in (header(len(body), 0), body)]))
+        if self._transport.get_write_buffer_size() > QUEUE_BYTES:
             self.abort()
             raise WireError(f"{self.peer} does not read what it is sent; the connection is dropped")
 

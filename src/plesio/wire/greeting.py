@@ -75,6 +75,8 @@ def refusal(answer: Answer, where: str) -> PlesioError:
 
 def set_options(sock: Any) -> None:
     """No delay; and a peer that a cut cable took away is noticed within DEAD_S, also when nothing is being sent."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
     options = {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": int(1000 * DEAD_S)}
     options |= {"TCP_KEEPIDLE": int(DEAD_S / 3), "TCP_KEEPINTVL": int(DEAD_S / 3), "TCP_KEEPCNT": 2}
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

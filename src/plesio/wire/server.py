@@ -44,6 +44,7 @@ class Server:
         self.channels: set[Channel] = set()
         self.silent: dict[Channel, None] = {}  # those of them that have said nothing yet; oldest first
         self.listener: asyncio.Server | Door | None = None
+        self.local: asyncio.Server | None = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -150,10 +151,16 @@ class Server:
             self.on_refused(f"{channel.role} {channel.peer}", str(error))
         self.on_close(channel, error)
 
+    async def listen_also(self, listener: socket.socket) -> None:
+        """On a Unix socket, too: of this machine and this user, so without TLS."""
+        loop = asyncio.get_running_loop()
+        self.local = await loop.create_unix_server(self.accept, sock=listener)
+
     async def close(self) -> None:
         """Sends what is queued (for CLOSE_S at most), and closes all connections."""
-        if self.listener is not None:
-            self.listener.close()
+        for listening in (self.listener, self.local):
+            if listening is not None:
+                listening.close()
         for stranger in list(self.strangers):
             self._known(stranger)
             stranger.abort()

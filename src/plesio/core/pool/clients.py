@@ -13,7 +13,7 @@ from plesio.core.pool import facts as f
 from plesio.core.pool import messages, outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import FAILED, Call
-from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, name_of, task_id
+from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, MESSAGE, name_of, task_id
 from plesio.core.pool.state import Client
 from plesio.core.pool.turn import Turn
 from plesio.core.taskbook import TaskState
@@ -90,7 +90,7 @@ def submit(turn: Turn, stimulus: s.Submit) -> None:
                 client.number, first, stimulus.recipe, args, turn.now_s, due_s, stimulus.key, stimulus.needs
             )
         )
-        turn.order(e.Accept(client.session, first, len(args)))
+        turn.order(e.Accept(client.session, first, len(args), stimulus.recipe.fn == MESSAGE))
         if stimulus.needs:
             _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(len(args))])
     if room < count:

@@ -18,11 +18,12 @@ class Welcome(Effect, frozen=True):
 
 
 class Accept(Effect, frozen=True):
-    """To a client: `count` of your tasks, from number `first` on, are durable."""
+    """To a client: `count` of your tasks, from number `first` on, are durable. soon: somebody may wait for just this."""
 
     session: str
     first: int
     count: int
+    soon: bool = False
 
 
 class Decline(Effect, frozen=True):

@@ -143,7 +143,7 @@ def publish(turn: Turn, stimulus: s.Publish) -> None:
     put_off.pop(first, None)
     known = client.known_from(first, first + count) if first >= 1 else 0
     if known:
-        turn.order(e.Accept(session, first, known))
+        turn.order(e.Accept(session, first, known, True))
     first, args = first + known, stimulus.args[known:]
     if not args:
         return
@@ -158,7 +158,7 @@ def publish(turn: Turn, stimulus: s.Publish) -> None:
     if room:
         copies = tuple((name, turn.durable.copies + 1 + i * room) for i, name in enumerate(names))
         turn.emit(f.Published(client.number, first, stimulus.priority, args[:room], turn.now_s, copies))
-        turn.order(e.Accept(session, first, room))
+        turn.order(e.Accept(session, first, room, True))
     if room < len(args):
         put_off[first + room] = (first + len(args), fullest)
         reason = f"subscription {fullest!r} is full"
