@@ -78,7 +78,7 @@ class Run:
         return {name: resident(holder(self.port + n)) for n, name in enumerate(("coordinator", "synchronizer"))}
 
     def end(self) -> dict[str, Any]:
-        out, err = self.process.communicate(timeout=150)
+        out, err = self.process.communicate(timeout=240)
         assert self.process.returncode == 0, err
         summary: dict[str, Any] = json.loads(out)
         return summary
@@ -359,6 +359,7 @@ async def crowds(it: Mallory) -> None:
         writer.close()
 
 
+@pytest.mark.timeout(420)
 def test_garbage_on_the_ports_is_refused_by_name_and_changes_nothing(run: Run) -> None:
     run.wait_for(lambda: len(run.events("RoundClosed")) > 8, "the run starts")
     before = run.resident_bytes()
