@@ -59,43 +59,49 @@ def client_lost(turn: Turn, stimulus: s.ClientLost) -> None:
 
 
 def submit(turn: Turn, stimulus: s.Submit) -> None:
-    """Durable once the facts are; known ones are only acknowledged again."""
+    """Durable once the facts are; known ones are only acknowledged again. As many are taken as there is room for."""
     client = turn.durable.clients.get(stimulus.session)
+    if client is None or client.session not in turn.volatile.online:
+        return
+    turn.volatile.put_off.setdefault(client.session, {}).pop(stimulus.first, None)
+    stimulus = _new_part(turn, client, stimulus)
     count = len(stimulus.args)
-    if client is None or client.session not in turn.volatile.online or count == 0:
+    if not count:
         return
-    put_off = turn.volatile.put_off.setdefault(client.session, {})
-    put_off.pop(stimulus.first, None)
-    known = client.known_from(stimulus.first, stimulus.first + count) if stimulus.first >= 1 else 0
-    if known:
-        turn.order(e.Accept(client.session, stimulus.first, known))
-        _tell_those_that_ended(turn, client.session, [task_id(client.number, stimulus.first + i) for i in range(known)])
-        stimulus = replace(stimulus, first=stimulus.first + known, args=stimulus.args[known:])
-        count -= known
-    first = stimulus.first
-    reason = _unsound(turn, client, stimulus) if count else ""
-    if not count or reason:
-        if reason:
-            turn.order(e.Decline(client.session, first, count, reason))
+    reason = _unsound(turn, client, stimulus)
+    if reason:
+        turn.order(e.Decline(client.session, stimulus.first, count, reason))
         return
-    room = 0 if _missing_needs(turn, stimulus) else turn.book.room(stimulus.recipe.queue)
+    untimely = any(id not in turn.book.calls for id in stimulus.needs)
+    room = 0 if untimely else min(count, turn.book.room(stimulus.recipe.queue))
+    if room and not _alias(turn, client, stimulus):
+        _take(turn, client, replace(stimulus, args=stimulus.args[:room]))
     if room < count:
-        queue = "" if _missing_needs(turn, stimulus) else stimulus.recipe.queue
-        put_off[first + room] = (first + count, queue)
-    if room > 0 and not _alias(turn, client, stimulus):
-        args = stimulus.args[:room]
-        due_s = turn.now_s + stimulus.delay_s if stimulus.delay_s > 0 else 0.0
-        turn.emit(
-            f.TasksSubmitted(
-                client.number, first, stimulus.recipe, args, turn.now_s, due_s, stimulus.key, stimulus.needs
-            )
-        )
-        turn.order(e.Accept(client.session, first, len(args), stimulus.recipe.fn == MESSAGE))
-        if stimulus.needs:
-            _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(len(args))])
-    if room < count:
-        why = "it needs tasks that were put off" if _missing_needs(turn, stimulus) else "the queue is full"
-        turn.order(e.Decline(client.session, first + room, count - room, why, _retry_s(turn, count - room)))
+        first, queue = stimulus.first + room, "" if untimely else stimulus.recipe.queue
+        turn.volatile.put_off[client.session][first] = (first + count - room, queue)
+        why = "it needs tasks that were put off" if untimely else f"queue {queue!r} is full"
+        turn.order(e.Decline(client.session, first, count - room, why, _retry_s(turn, count - room)))
+
+
+def _new_part(turn: Turn, client: Client, stimulus: s.Submit) -> s.Submit:
+    """What of it is not known yet; of the rest, the answers that may have been lost."""
+    first, stop = stimulus.first, stimulus.first + len(stimulus.args)
+    known = client.known_from(first, stop) if first >= 1 else 0
+    if not known:
+        return stimulus
+    turn.order(e.Accept(client.session, first, known))
+    _tell_those_that_ended(turn, client.session, [task_id(client.number, first + i) for i in range(known)])
+    return replace(stimulus, first=first + known, args=stimulus.args[known:])
+
+
+def _take(turn: Turn, client: Client, stimulus: s.Submit) -> None:
+    """All of these exist from now on."""
+    recipe, first, args, needs = stimulus.recipe, stimulus.first, stimulus.args, stimulus.needs
+    due_s = turn.now_s + stimulus.delay_s if stimulus.delay_s > 0 else 0.0
+    turn.emit(f.TasksSubmitted(client.number, first, recipe, args, turn.now_s, due_s, stimulus.key, needs))
+    turn.order(e.Accept(client.session, first, len(args), recipe.fn == MESSAGE))
+    if needs:
+        _check_needs(turn, [turn.book.calls[task_id(client.number, first + i)] for i in range(len(args))])
 
 
 def call_again(turn: Turn) -> None:
@@ -131,11 +137,6 @@ def _unsound(turn: Turn, client: Client, stimulus: s.Submit) -> str:
     if missing is not None:
         return f"task {name_of(missing)}, which it needs, is not known (any more)"
     return ""
-
-
-def _missing_needs(turn: Turn, stimulus: s.Submit) -> bool:
-    """Does it need tasks that have yet to be submitted again?"""
-    return any(id not in turn.book.calls for id in stimulus.needs)
 
 
 def _is_put_off(turn: Turn, client: Client, id: int) -> bool:
