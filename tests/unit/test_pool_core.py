@@ -13,7 +13,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import outcome, retention
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import QueueSettings, Recipe, task_id
+from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe, task_id
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import State
 from plesio.core.taskbook import TaskState
@@ -435,3 +435,19 @@ def test_lanes_that_are_empty_are_let_go() -> None:
         pool.submit(n, requires=(("cpu", -float(n)),))
         pool.finish("x", n)
     assert len(pool.state.durable.book.lanes) <= 2
+
+
+def test_messages_that_never_arrived_are_given_again() -> None:
+    pool = Bench()
+    pool.submit(1, 3, fn=MESSAGE, queue="work")
+
+    def take(number: int, count: int) -> tuple[int, ...]:
+        [given] = [x for x in pool.give(s.Take(ANN, number, "work", count)) if isinstance(x, e.Give)]
+        return given.ids
+
+    first, second = take(1, 2)
+    pool.give(s.ClientLost(ANN))
+    pool.give(s.ClientUp(ANN, False, (first,)))  # the connection broke on the way
+    assert take(2, 3) == (second, second + 1)
+    pool.give(s.Settle(ANN, 1, (first, second, second + 1), True))
+    assert not pool.state.durable.book.leases.get("@1") and not pool.fold().book.leases.get("@1")

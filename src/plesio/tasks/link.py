@@ -73,6 +73,7 @@ class Link:
         self._recipes: dict[Recipe, Recipe] = {}
         self._takes: dict[int, s.Take] = {}  # wishes for messages
         self._given: dict[int, e.Give] = {}
+        self._held: set[int] = set()  # messages that were given to us, until it is durable that they are settled
         self._settling: dict[int, s.Settle] = {}  # said, and not durable yet
         self._error: PlesioError | None = None  # why nothing goes on
         self._sending = threading.Lock()
@@ -392,12 +393,14 @@ class Link:
                 self._declined = [(0.0 if first == message.first else at_s, first) for at_s, first in self._declined]
                 self._wake.set()
             elif isinstance(message, e.Give):
+                self._held.update(message.ids)
                 if message.number in self._takes:
                     self._given[message.number] = message
                 else:  # nobody waits for it any more
                     unwanted = message.ids
             elif isinstance(message, e.Settled):
-                self._settling.pop(message.number, None)
+                settled = self._settling.pop(message.number, None)
+                self._held.difference_update(settled.ids if settled is not None else ())
             elif isinstance(message, m.Told) and message.number in self._answers:
                 self._answers[message.number] = message
         if unwanted:
@@ -494,7 +497,7 @@ class Link:
         return [first + i for first, count in groups for i in range(count)]
 
     def _greet(self, channel: BlockingChannel) -> None:
-        channel.send(m.encode(s.ClientUp(self.session, self.shares is not None)))
+        channel.send(m.encode(s.ClientUp(self.session, self.shares is not None, tuple(self._held))))
         until_s = time.monotonic() + 5.0
         early: deque[Any] = deque()
         while time.monotonic() < until_s:

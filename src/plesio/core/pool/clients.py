@@ -35,6 +35,7 @@ def client_up(turn: Turn, stimulus: s.ClientUp) -> None:
     client = turn.durable.clients[session]
     turn.volatile.online.add(session)
     turn.volatile.gone_s.pop(session, None)
+    messages.back(turn, client, stimulus.holds)
     turn.volatile.put_off.pop(session, None)
     turn.order(e.Welcome(session, client.number, client.known))
 

@@ -11,6 +11,7 @@ from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import Call, Lane
 from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY
 from plesio.core.pool.schedule import may_begin, rank
+from plesio.core.pool.state import Client
 from plesio.core.pool.turn import Turn
 
 MOST = 10_000  # messages given at once
@@ -50,6 +51,14 @@ def lost(turn: Turn, session: str) -> None:
     client = turn.durable.clients.get(session)
     if client is not None and turn.book.leases.get(owner_of(client.number)):
         turn.volatile.gone_s[session] = turn.now_s
+
+
+def back(turn: Turn, client: Client, holds: tuple[int, ...]) -> None:
+    """It is connected again: what it was given and never got, others may have."""
+    owner, got = owner_of(client.number), set(holds)
+    missed = tuple(id for id in turn.book.leases.get(owner, ()) if id not in got)
+    if missed:
+        turn.emit(f.TasksReturned(owner, missed, "never arrived"))
 
 
 def return_of_gone(turn: Turn) -> None:

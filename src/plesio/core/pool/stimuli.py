@@ -18,10 +18,14 @@ class TakeLead(Stimulus, frozen=True):
 
 
 class ClientUp(Stimulus, frozen=True):
-    """A client connected. session: its own secret; the same one again is the same client. near: it reads segments."""
+    """A client connected. session: its own secret; the same one again is the same client. near: it reads segments.
+
+    holds: the messages that it has taken and not settled, or not heard to be settled.
+    """
 
     session: str
     near: bool = False
+    holds: tuple[int, ...] = ()
 
 
 class ClientLost(Stimulus, frozen=True):
