@@ -92,7 +92,7 @@ class _Host(subprocess.Popen[bytes]):
     """It outlives its starter by design: that is nothing to warn of."""
 
     def __del__(self, *_: object) -> None:
-        self.poll()
+        super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]  # reaped once it has ended
 
 
 class Embedded:
