@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 
 import plesio
@@ -32,7 +33,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def test_results_come_back_whatever_they_are(client: Client) -> None:
     assert client.submit(fn("add"), 1, 2).result(WAIT_S) == 3
     assert client.submit(fn("add"), [1, "a"], kwargs={"b": [{"x": None}]}).result(WAIT_S) == [1, "a", {"x": None}]
-    numpy = pytest.importorskip("numpy")
     assert (client.submit(fn("add"), numpy.arange(5), 1).result(WAIT_S) == numpy.arange(1, 6)).all()
     assert client.gather([client.submit(fn("add"), i, i) for i in range(500)]) == [2 * i for i in range(500)]
 
@@ -106,7 +106,7 @@ def test_the_same_key_is_the_same_task(client: Client, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["meet", "meet_in_threads"])
 def test_coroutines_and_thread_tasks_run_many_at_a_time(client: Client, name: str, tmp_path: Path) -> None:
-    futures = [client.submit(fn(name), str(tmp_path), i, 40) for i in range(40)]
+    futures = (client.submit(fn(name), str(tmp_path), i, 40) for i in range(40))
     assert client.gather(futures, WAIT_S) == list(range(40)), "each waits for all the others, and there are two slots"
     assert client.submit(fn("add"), 1, 2).result(WAIT_S) == 3
 
@@ -114,6 +114,9 @@ def test_coroutines_and_thread_tasks_run_many_at_a_time(client: Client, name: st
 def test_a_coroutine_fails_stops_and_runs_out_of_time_like_any_task(client: Client) -> None:
     with pytest.raises(TaskFailed, match="in a coroutine"):
         client.submit(fn("aboom")).result(WAIT_S)
+    with pytest.raises(TaskFailed, match="its own words") as failure:
+        client.submit(fn("late")).result(WAIT_S)
+    assert failure.value.kind == "raised", "a TimeoutError of its own is not ours"
     with pytest.raises(TaskFailed, match="timeout of 0.2 s"):
         client.submit(fn("doze"), 60, timeout_s=0.2).result(WAIT_S)
     stopped = client.submit(fn("doze"), 60)
@@ -166,7 +169,6 @@ def test_a_decorated_function_is_the_plain_function_when_called() -> None:
 
 
 def test_large_arrays_go_through_shared_memory_and_leave_nothing_behind(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
     segments = tmp_path / "segments"
 
     def files() -> list[str]:
@@ -191,7 +193,6 @@ def test_large_arrays_go_through_shared_memory_and_leave_nothing_behind(tmp_path
 
 
 def test_who_cannot_read_the_shared_memory_gets_the_bytes(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
     array = numpy.arange(1 << 19, dtype="float64")
     with plesio.connect(folder=tmp_path, workers=1) as near:
         url = f"127.0.0.1:{near._link.port}"

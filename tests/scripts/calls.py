@@ -66,6 +66,10 @@ async def doze(seconds):
     return seconds
 
 
+async def late():
+    raise TimeoutError("its own words")
+
+
 async def aboom():
     raise ValueError("in a coroutine")
 

@@ -451,3 +451,22 @@ def test_messages_that_never_arrived_are_given_again() -> None:
     assert take(2, 3) == (second, second + 1)
     pool.give(s.Settle(ANN, 1, (first, second, second + 1), True))
     assert not pool.state.durable.book.leases.get("@1") and not pool.fold().book.leases.get("@1")
+
+
+def test_messages_that_are_done_are_forgotten_though_no_client_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "KEPT", 5)
+    monkeypatch.setattr(retention, "BATCH", 3)
+    pool = Bench()
+    for number in range(1, 30):
+        pool.submit(number, fn=MESSAGE, queue="work")
+        pool.give(s.Take(ANN, number, "work", 1))
+        pool.give(s.Settle(ANN, number, (task_id(1, number),), True))
+    assert len(pool.state.durable.book.calls) <= 5 + 3
+
+
+def test_no_slot_has_a_clients_name() -> None:
+    pool = Bench()
+    pool.submit(1, fn=MESSAGE, queue="work")
+    pool.give(s.Take(ANN, 1, "work", 1))
+    effects = pool.slot_up("@1")
+    assert not runs(effects) and "@1" not in pool.state.volatile.seats

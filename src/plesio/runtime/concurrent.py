@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plesio.core.pool import outcome
 from plesio.errors import CannotSend, WireError
+from plesio.runtime.functions import told
 from plesio.values import decode_call, encode
 
 if TYPE_CHECKING:
@@ -78,22 +79,23 @@ class Concurrent:
         self.active[item.id] = self.loop.create_task(self._call(item))
 
     async def _call(self, item: Item) -> None:
-        slot = self.slot
+        slot, limit = self.slot, asyncio.timeout(item.timeout_s or None)
         try:
             function = slot.functions.get(item.fn)
             args, kwargs = decode_call(item.args, slot.shares, slot.inputs_of(item))
-            async with asyncio.timeout(item.timeout_s or None):
+            async with limit:
                 value = await self._outcome(function, args, kwargs)
             slot.results.append(encode(value, slot.shares, "result"))
             slot.ids.append(item.id)
-        except TimeoutError:
-            self._fail(item, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
         except asyncio.CancelledError:
             self._fail(item, outcome.CANCELLED, "it was told to stop")
         except CannotSend as error:
             self._fail(item, outcome.UNSENDABLE, str(error))
         except Exception as error:  # a process edge: anybody's code
-            self._fail(item, outcome.RAISED, slot.told(error))
+            if limit.expired():
+                self._fail(item, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
+            else:
+                self._fail(item, outcome.RAISED, told(error))
         finally:
             self.active.pop(item.id, None)
             self.wake.set()

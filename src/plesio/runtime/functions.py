@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,11 @@ def _script(path: str) -> Any:
             del sys.modules[name]
             raise
     return module
+
+
+def told(error: BaseException) -> str:
+    """What a function raised and where, without our own frames."""
+    trace, ours = error.__traceback__, str(Path(__file__).parent)
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

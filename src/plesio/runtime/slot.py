@@ -10,7 +10,6 @@ import contextlib
 import signal
 import sys
 import time
-import traceback
 from collections import deque
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from plesio.core.pool import stimuli as s
 from plesio.core.pool.recipe import HEAVY
 from plesio.errors import AccessRefused, CannotSend, WireError
 from plesio.runtime.board import Board
-from plesio.runtime.functions import Functions, NotImportable
+from plesio.runtime.functions import Functions, NotImportable, told
 from plesio.runtime.segments import shares_in
 from plesio.values import Shares, encoding
 from plesio.wire import poolmessages as m
@@ -38,6 +37,7 @@ PAUSE_S = 0.001  # between two looks at what has come, and between two sendings,
 KEPT = 512  # results that are kept to be sent again: more than a pool ever has under way in a slot
 MESSAGE_LENGTH = 8000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+EARLY_S = 0.01  # a timer may come so much before its time
 FAREWELLS = 2  # attempts of one that leaves to send its last results
 
 
@@ -92,7 +92,6 @@ class Slot:
         self.modes: dict[str, bool] = {}  # by function: may many calls be under way?
         self.concurrent: Concurrent | None = None
         self.shares: Shares | None = shares_in(settings.pool) if settings.pool else None
-        self.told = told
 
     def serve(self) -> None:
         """Works until told to leave."""
@@ -301,16 +300,11 @@ class Slot:
             raise Stopped
 
     def _on_alarm(self, *_: Any) -> None:
-        if self.current:
+        id, deadline_s = self.board.running()
+        if (
+            self.current == id != 0 and 0.0 < deadline_s <= time.monotonic() + EARLY_S
+        ):  # of this task, not of one before
             raise OutOfTime
-
-
-def told(error: BaseException) -> str:
-    """The error and where it was raised, without our own frames."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 
 
 def main(settings: SlotSettings, board: Board, tls: Tls | None) -> None:

@@ -111,13 +111,12 @@ class Client:
                     if future.done():
                         del pending[index]
                         return future.result()
-                self._link.flush()
-                self._link._read_or_wait(0.05)
+                self._link.wait_any(pending)
         return pending.popleft().result()
 
     def gather(self, futures: Iterable[Future], timeout: float | None = None) -> list[Any]:
         """All results, in order. Raises the first failure, in order."""
-        return [future.result(timeout) for future in futures]
+        return [future.result(timeout) for future in list(futures)]  # all of them are submitted before the first wait
 
     def reduce(
         self,

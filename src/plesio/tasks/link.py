@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import secrets
+import sys
 import threading
 import time
 from collections import deque
@@ -299,6 +300,14 @@ class Link:
                 raise TimeoutError(f"task {future.name} has not ended within {timeout:g} s; it goes on")
             self._read_or_wait(left_s, future)
 
+    def wait_any(self, futures: Sequence[Future], timeout_s: float = 0.25) -> None:
+        """Until one of them has ended, or for so long. Raises what keeps all of them from ending."""
+        self.flush()
+        until_s = time.monotonic() + timeout_s
+        while not any(future.done() for future in futures) and time.monotonic() < until_s:
+            self._check()
+            self._read_or_wait(0.02)
+
     def when_done(self, future: Future, callback: Callable[[Future], object]) -> None:
         """See Future.add_done_callback."""
         with self._lock:
@@ -542,6 +551,9 @@ class Link:
         until_s = time.monotonic() + 5.0
         while (self._unconfirmed or self._settling) and self._error is None and time.monotonic() < until_s:
             self._read_or_wait(0.05)
+        if self._unconfirmed:
+            words = f"plesio: {self._unconfirmed_tasks} tasks or messages were not taken before this client closed"
+            print(f"{words}: the queue is full, or no pool answers", file=sys.stderr, flush=True)
         self._closed = True
         self._wake.set()
         if self._channel is not None:

@@ -243,9 +243,9 @@ def cancel(turn: Turn, stimulus: s.Cancel) -> None:
             ended(turn, call)
 
 
-def stop_running(turn: Turn, call: Call) -> None:
-    """Whoever has it is told that it is not wanted."""
-    for slot in {call.owner, turn.volatile.copies.pop(call.id, "")} - {""}:
+def stop_running(turn: Turn, call: Call, but: str = "") -> None:
+    """Whoever has it is told that it is not wanted; not this one, who is done with it."""
+    for slot in {call.owner, turn.volatile.copies.pop(call.id, "")} - {"", but}:
         turn.order(e.Revoke(slot, (call.id,)))
         seat, known = turn.volatile.seats.get(slot), turn.durable.slots.get(slot)
         if known is not None:

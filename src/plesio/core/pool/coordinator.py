@@ -30,6 +30,7 @@ def handle(state: State, now_s: float, stimuli: Sequence[s.Stimulus]) -> tuple[l
     turn.settle()
     schedule.schedule(turn)
     messages.deal(turn)
+    retention.forget_taken(turn)
     if state.volatile.put_off:
         clients.call_again(turn)
     turn.finish()

@@ -18,13 +18,14 @@ MOST = 10_000  # messages given at once
 GIVEN_BYTES = 16 << 20
 GRACE_S = 2.0  # a taker that lost its connection has so long to come back
 MAX_SUBSCRIPTIONS = 256
+CLIENT_OWNS = "@"
 RETRY_S = 1.0
 REJECTED = "rejected"  # the kind of failure of a message that its taker gave back
 
 
 def owner_of(client: int) -> str:
     """Who holds a message, in the book: no slot is named so."""
-    return f"@{client}"
+    return f"{CLIENT_OWNS}{client}"
 
 
 def take(turn: Turn, stimulus: s.Take) -> None:
@@ -91,7 +92,7 @@ def deal(turn: Turn) -> None:
                     number,
                     tuple([call.id for call in calls]),
                     tuple([call.args for call in calls]),
-                    tuple([call.attempts + call.losses for call in calls]),
+                    tuple([call.tries for call in calls]),
                 )
             )
         if not getters:

@@ -26,8 +26,12 @@ def taken(turn: Turn, stimulus: s.Taken) -> None:
     turn.volatile.heavy.update(call.id for call in known if call.result[:1] == HEAVY)
     forget_heavy(turn)
     turn.volatile.taken.extend(call.id for call in known if call.result[:1] != HEAVY)
-    if len(turn.volatile.taken) >= KEPT + BATCH:
-        count = len(turn.volatile.taken) - KEPT
+
+
+def forget_taken(turn: Turn) -> None:
+    """Of what everybody has, the last KEPT stay."""
+    count = len(turn.volatile.taken) - KEPT
+    if count >= BATCH:
         _forget(turn, [turn.volatile.taken.popleft() for _ in range(count)])
 
 

@@ -37,6 +37,7 @@ def schedule(turn: Turn) -> None:
 
 
 def may_begin(turn: Turn, lane: Lane) -> bool:
+    """Has it anything, and is its queue neither paused nor at its rate?"""
     if lane.head() is None:
         return False
     settings = turn.book.queues[lane.queue].settings
@@ -55,6 +56,7 @@ def _allowed(turn: Turn, queue: str, rate_per_s: float) -> int:
 
 
 def rank(turn: Turn, lane: Lane) -> tuple[float, int]:
+    """Of its head: the lower, the sooner. It has one."""
     head = lane.head()
     assert head is not None
     return turn.policies.order.rank(lane.priority, head.at_s), head.order
@@ -162,7 +164,7 @@ def speculate(turn: Turn) -> None:
             late.append((spent_s, call))
     for _, call in sorted(late, key=lambda x: -x[0])[:room]:
         lane = turn.book.lane(call.recipe)
-        able = [seat for seat in idle if seat.node != "" and _fits(turn, seat, lane, call)]
+        able = [seat for seat in idle if _fits(turn, seat, lane, call)]
         if not able:
             continue
         seat = max(able, key=lambda seat: seat.speed)

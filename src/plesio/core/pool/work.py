@@ -8,7 +8,8 @@ from plesio.core.pool import facts as f
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import Call
-from plesio.core.pool.clients import end_alias, ended
+from plesio.core.pool.clients import MAX_NAME, end_alias, ended, stop_running
+from plesio.core.pool.messages import CLIENT_OWNS
 from plesio.core.pool.state import Slot
 from plesio.core.pool.turn import Seat, Turn
 from plesio.core.taskbook import TaskState
@@ -43,6 +44,9 @@ def node_lost(turn: Turn, stimulus: s.NodeLost) -> None:
 
 def slot_up(turn: Turn, stimulus: s.SlotUp) -> None:
     """A slot connected; of a connection before, it keeps what it holds, and what it lacks is sent again."""
+    if stimulus.slot.startswith(CLIENT_OWNS) or not 0 < len(stimulus.slot) <= MAX_NAME:
+        turn.refuse("a slot", f"a slot's name has up to {MAX_NAME} characters and does not begin with {CLIENT_OWNS}")
+        return
     known = turn.durable.slots.get(stimulus.slot)
     if known is not None and known.incarnation != stimulus.incarnation:
         end_slot(turn, known, "replaced")
@@ -127,7 +131,7 @@ def finished(turn: Turn, stimulus: s.Finished) -> None:
     copies = turn.volatile.copies
     for id in fresh:
         if calls[id].owner != stimulus.slot or (copies and id in copies):
-            _stop_others(turn, calls[id], stimulus.slot)
+            stop_running(turn, calls[id], stimulus.slot)
     dependents = turn.book.dependents
     waiting = [id for id in fresh if id in dependents] if dependents else []
     needy = [other for id in waiting for other in dependents[id]]
@@ -142,17 +146,6 @@ def finished(turn: Turn, stimulus: s.Finished) -> None:
 
 def _wanted(call: Call | None) -> bool:
     return call is not None and not call.ended
-
-
-def _stop_others(turn: Turn, call: Call, winner: str) -> None:
-    """Another slot has it, too: it need not go on."""
-    for slot in {call.owner, turn.volatile.copies.pop(call.id, "")} - {"", winner}:
-        seat, known = turn.volatile.seats.get(slot), turn.durable.slots.get(slot)
-        turn.order(e.Revoke(slot, (call.id,)))
-        if known is not None:
-            turn.order(e.StopTask(known.node, slot, known.incarnation, call.id))
-        if seat is not None:
-            seat.drop(call.id)
 
 
 def _measure(turn: Turn, stimulus: s.Finished) -> None:
@@ -210,7 +203,7 @@ def fail(turn: Turn, call: Call, slot: str, kind: str, message: str) -> None:
 
 def die(turn: Turn, call: Call, slot: str, kind: str, message: str) -> None:
     """A dead letter."""
-    _stop_others(turn, call, slot)
+    stop_running(turn, call, slot)
     turn.emit(f.TaskDied(call.id, slot, kind, message, turn.now_s))
     ended(turn, call)
 
