@@ -17,7 +17,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import FAILED, WAITS
-from plesio.core.pool.recipe import QueueSettings, Recipe, task_id
+from plesio.core.pool.recipe import QueueChange, Recipe, task_id
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import Policies, State
 from plesio.core.taskbook import TaskState
@@ -54,7 +54,10 @@ args = st.lists(data, max_size=3).map(tuple)
 delays = st.sampled_from((0.0, 0.0, 0.0, 0.5, -1.0, NAN, INF))
 keys = st.sampled_from(("", "", "k"))
 limits = st.builds(
-    QueueSettings, st.sampled_from((1, 2, 100, 0, -5)), st.sampled_from((0.0, 0.0, 5.0, NAN, INF, -1.0)), st.booleans()
+    QueueChange,
+    st.sampled_from((None, 1, 2, 100, 0, -5)),
+    st.sampled_from((None, 0.0, 5.0, NAN, INF, -1.0)),
+    st.none() | st.booleans(),
 )
 lives = st.tuples(slots, incarnations)
 seconds = st.sampled_from((0.0, 0.001, 1.0, NAN, INF, -1.0, 1e300))

@@ -21,7 +21,7 @@ from plesio.core.pool import state as core_state
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import Book, Lane
 from plesio.core.pool.outcome import BY_CRASHES, BY_RETRIES
-from plesio.core.pool.recipe import QueueSettings, Recipe
+from plesio.core.pool.recipe import QueueChange, QueueSettings, Recipe
 from plesio.core.pool.turn import Policies, Turn
 from plesio.core.taskbook import TaskState
 from plesio.errors import InternalError
@@ -108,10 +108,10 @@ class Schedule:
 
     def set_queues(self) -> None:
         for name, settings in self.settings.items():
-            self.pool.clients[0].tell(s.SetQueue(name, settings))
+            self.pool.clients[0].tell(s.SetQueue(name, QueueChange(*msgspec.structs.astuple(settings))))
 
     def pause(self) -> None:
-        self.pool.clients[0].tell(s.SetQueue("small", QueueSettings(self.settings["small"].capacity, paused=True)))
+        self.pool.clients[0].tell(s.SetQueue("small", QueueChange(paused=True)))
 
     def submit(self) -> None:
         rng, client = self.rng, self.rng.choice(self.pool.clients)
@@ -208,7 +208,7 @@ class Schedule:
 
     def resume(self) -> None:
         client = self.pool.clients[0]
-        client.tell(s.SetQueue("small", self.settings["small"]))
+        client.tell(s.SetQueue("small", QueueChange(paused=False)))
         if self.reference.settings.get("small", QueueSettings()).paused:
             self.world.at(0.5, self.resume)
 

@@ -13,7 +13,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import outcome, retention
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe, task_id
+from plesio.core.pool.recipe import MESSAGE, QueueChange, Recipe, task_id
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import State
 from plesio.core.taskbook import TaskState
@@ -116,7 +116,7 @@ def test_a_group_that_overlaps_known_tasks_is_refused_and_harms_nobody() -> None
 
 def test_what_needs_a_task_that_is_put_off_is_put_off_too() -> None:
     pool = Bench()
-    pool.give(s.SetQueue("small", QueueSettings(capacity=1)))
+    pool.give(s.SetQueue("small", QueueChange(capacity=1)))
     pool.submit(1, queue="small")
     (answer,) = pool.submit(2, queue="small")
     assert answer.retry_s > 0
@@ -170,14 +170,14 @@ def test_many_large_results_are_told_in_messages_of_bounded_size() -> None:
 @pytest.mark.parametrize("rate", [float("inf"), float("nan"), -1.0, 1e300])
 def test_a_rate_is_a_number_one_can_count_with(rate: float) -> None:
     pool = Bench("x")
-    pool.give(s.SetQueue("default", QueueSettings(rate_per_s=rate)))
+    pool.give(s.SetQueue("default", QueueChange(rate_per_s=rate)))
     assert runs(pool.submit(1)) == {"x": [1]}
 
 
 def test_a_queue_with_a_rate_goes_on_after_the_clock_went_back() -> None:
     pool = Bench("x")
     pool.now_s = 1000.0
-    pool.give(s.SetQueue("default", QueueSettings(rate_per_s=10.0)))
+    pool.give(s.SetQueue("default", QueueChange(rate_per_s=10.0)))
     pool.submit(1, count=5)
     pool.now_s = pool.state.durable.latest_s = 500.0
     pool.finish("x", 1)
@@ -191,7 +191,7 @@ def test_a_queue_with_a_rate_goes_on_after_the_clock_went_back() -> None:
 
 def test_two_lanes_share_their_queues_rate_and_nothing_empty_is_told() -> None:
     pool = Bench("x", "y")
-    pool.give(s.SetQueue("default", QueueSettings(rate_per_s=1.0)))
+    pool.give(s.SetQueue("default", QueueChange(rate_per_s=1.0)))
     effects = pool.give(s.Submit(ANN, 1, Recipe(FN), (b"",)), s.Submit(ANN, 2, Recipe(FN, priority=1), (b"",)))
     assert sum(map(len, runs(effects).values())) == 1
     assert all(fact.ids for fact in pool.journal if isinstance(fact, f.TasksLeased))
@@ -470,3 +470,11 @@ def test_no_slot_has_a_clients_name() -> None:
     pool.give(s.Take(ANN, 1, "work", 1))
     effects = pool.slot_up("@1")
     assert not runs(effects) and "@1" not in pool.state.volatile.seats
+
+
+def test_what_is_not_said_of_a_queue_stays_as_it_is() -> None:
+    pool = Bench()
+    pool.give(s.SetQueue("q", QueueChange(capacity=3, paused=True)))
+    pool.give(s.SetQueue("q", QueueChange(rate_per_s=5.0)))
+    settings = pool.state.durable.book.queues["q"].settings
+    assert (settings.capacity, settings.rate_per_s, settings.paused) == (3, 5.0, True)

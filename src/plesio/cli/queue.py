@@ -173,9 +173,7 @@ def _change(name: str, changes: dict[str, Any], *where: Any) -> None:
 
     *pool, as_json = where
     with asking.attached(*pool) as client:
-        known = {row["name"]: row for row in client.ask("queues")}.get(name, {})
-        kept = {key: known[key] for key in ("capacity", "rate_per_s", "paused") if key in known}
-        client.set_queue(name, **(kept | changes))
+        client.set_queue(name, **changes)
         asking.show_rows("queues", [_row(client, name)], tasks.QUEUE, as_json)
 
 

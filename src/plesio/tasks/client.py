@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import QueueSettings, Recipe, id_of
+from plesio.core.pool.recipe import QueueChange, Recipe, id_of
 from plesio.errors import UserError
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
@@ -173,9 +173,11 @@ class Client:
         """What is in it is cancelled."""
         self._link.tell(s.RemoveQueue(name))
 
-    def set_queue(self, name: str, *, capacity: int = 2_000_000, rate_per_s: float = 0.0, paused: bool = False) -> None:
-        """Makes a queue of tasks, or changes it."""
-        self._link.tell(s.SetQueue(name, QueueSettings(capacity, rate_per_s, paused)))
+    def set_queue(
+        self, name: str, *, capacity: int | None = None, rate_per_s: float | None = None, paused: bool | None = None
+    ) -> None:
+        """Makes a queue of tasks, or changes it; what is not said stays as it is."""
+        self._link.tell(s.SetQueue(name, QueueChange(capacity, rate_per_s, paused)))
 
 
 def _ids(names: Sequence[str]) -> list[int]:

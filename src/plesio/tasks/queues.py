@@ -8,7 +8,7 @@ from typing import Any
 
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.messages import queue_of
-from plesio.core.pool.recipe import MESSAGE, TOPIC, QueueSettings, Recipe
+from plesio.core.pool.recipe import MESSAGE, TOPIC, QueueChange, Recipe
 from plesio.errors import UserError
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
@@ -117,14 +117,13 @@ class MessageQueue:
         """How many wait."""
         return int(self._link.ask("waiting", self.name))
 
-    def set(self, capacity: int = 2_000_000, rate_per_s: float = 0.0, paused: bool = False) -> None:
-        """Resizes it, limits how many may be taken in a second, or stops taking for a while."""
-        self._link.tell(s.SetQueue(self.name, QueueSettings(capacity, rate_per_s, paused)))
+    def set(self, capacity: int | None = None, rate_per_s: float | None = None, paused: bool | None = None) -> None:
+        """Resizes it, limits how many may be taken in a second, or stops taking; what is not said stays as it is."""
+        self._link.tell(s.SetQueue(self.name, QueueChange(capacity, rate_per_s, paused)))
 
     def pause(self, paused: bool = True) -> None:
         """Nothing is taken until it goes on; what is put stays."""
-        known = self._link.ask("queue", self.name)
-        self.set(known["capacity"], known["rate_per_s"], paused)
+        self.set(paused=paused)
 
     def drain(self, timeout: float | None = None) -> list[Any]:
         """Takes and acknowledges all that waits; returns the values."""
@@ -151,7 +150,7 @@ class Topic:
         recipe = self._link.same(Recipe(TOPIC, self.name, priority))
         return self._link.submit(recipe, encoding.encode(value), (), "", 0.0, block)
 
-    def subscribe(self, name: str, capacity: int = 2_000_000) -> MessageQueue:
+    def subscribe(self, name: str, capacity: int | None = None) -> MessageQueue:
         """The queue of what is published from now on. A named subscription stays when its program goes."""
         queue = MessageQueue(self._link, queue_of(self.name, name))
         self._link.tell(s.Subscribe(self.name, name))

@@ -6,14 +6,14 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import messages, outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import FAILED, Call
-from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, MESSAGE, name_of, task_id
+from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, MESSAGE, QueueSettings, name_of, task_id
 from plesio.core.pool.state import Client
 from plesio.core.pool.turn import Turn
 from plesio.core.taskbook import TaskState
@@ -267,11 +267,12 @@ def revive(turn: Turn, stimulus: s.Revive) -> None:
 
 def set_queue(turn: Turn, stimulus: s.SetQueue) -> None:
     """Made or changed, while it is in use."""
-    settings = stimulus.settings
+    known = turn.book.queues.get(stimulus.name)
+    said = {key: value for key, value in asdict(stimulus.change).items() if value is not None}
+    settings = replace(known.settings if known is not None else QueueSettings(), **said)
     if not 0 < len(stimulus.name) <= MAX_NAME or settings.capacity < 1 or not 0 <= settings.rate_per_s < 1e9:
         turn.refuse("a client", "a queue has a name, a capacity of at least 1 and a rate that is not negative")
         return
-    known = turn.book.queues.get(stimulus.name)
     if known is None or known.settings != settings:
         turn.emit(f.QueueSet(stimulus.name, settings))
 

@@ -35,6 +35,14 @@ class QueueSettings(msgspec.Struct, frozen=True, array_like=True):
     paused: bool = False
 
 
+class QueueChange(msgspec.Struct, frozen=True, array_like=True):
+    """What of QueueSettings is to be otherwise; None: it stays as it is."""
+
+    capacity: int | None = None
+    rate_per_s: float | None = None
+    paused: bool | None = None
+
+
 def task_id(client: int, n: int) -> int:
     """The id of a client's n-th task, from 1."""
     return client << CLIENT_SHIFT | n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from plesio.core.pool.recipe import QueueSettings, Recipe
+from plesio.core.pool.recipe import QueueChange, Recipe
 
 
 class Stimulus(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -76,7 +76,7 @@ class SetQueue(Stimulus, frozen=True):
     """Make a queue, or change it."""
 
     name: str
-    settings: QueueSettings
+    change: QueueChange
 
 
 class RemoveQueue(Stimulus, frozen=True):
