@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import plesio
-from plesio.errors import QueueFull, UserError
+from plesio.errors import QueueFull, TaskCancelled, UserError, WireError
 from plesio.tasks import Client
 
 WAIT_S = 60
@@ -115,3 +116,78 @@ def test_what_one_client_took_is_another_ones_when_it_is_gone(client: Client, fo
         assert len(held) == 5
         held[0].ack(wait=True)
     assert [m.value for m in queue.get_many(5, WAIT_S)] == [1, 2, 3, 4]
+
+
+def test_an_event_loop_puts_and_takes_without_being_held_up(client: Client) -> None:
+    queue = client.queue("loop")
+
+    async def consume(count: int) -> list[int]:
+        values = []
+        async for message in queue:
+            with message as value:
+                values.append(value)
+            if len(values) == count:
+                break
+        return values
+
+    async def main() -> list[list[int]]:
+        assert await queue.get_async(0.05) is None
+        consumers = [asyncio.create_task(consume(10)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*(queue.put(i) for i in range(20)))
+        return [await asyncio.wait_for(consumer, WAIT_S) for consumer in consumers]
+
+    got = asyncio.run(main())
+    assert sorted(got[0] + got[1]) == list(range(20)) and all(values == sorted(values) for values in got)
+
+
+def test_what_came_for_a_wait_that_was_given_up_is_for_others(client: Client) -> None:
+    queue = client.queue("given up")
+
+    async def main() -> None:
+        waiting = asyncio.create_task(queue.get_async())
+        await asyncio.sleep(0.05)
+        queue.put("x").result(WAIT_S)  # it comes while the loop looks at nothing else
+        client.ask("counts")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    for _ in range(5):
+        asyncio.run(main())
+        message = queue.get(WAIT_S)
+        assert message is not None and message.attempts == 1
+        message.ack()
+
+
+def test_who_awaits_something_of_a_client_that_is_closed_is_told(folder: Path) -> None:
+    other = plesio.connect(folder=folder)
+    queue = other.queue("never")
+
+    async def main() -> None:
+        task, message = other.submit("time:sleep", 60), asyncio.create_task(queue.get_async())
+        waiting = asyncio.ensure_future(_result(task))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        other.cancel([task.name])
+        await asyncio.to_thread(other.close)
+        with pytest.raises(WireError, match="closed"):
+            await asyncio.wait_for(message, WAIT_S)
+        with pytest.raises((WireError, TaskCancelled)):
+            await asyncio.wait_for(waiting, WAIT_S)
+
+    asyncio.run(main())
+
+
+async def _result(future: plesio.Future) -> object:
+    return await future
+
+
+def test_a_callback_that_raises_harms_nobody_else(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong(_: object) -> None:
+        raise ValueError("the callback's own fault")
+
+    future = client.submit("time:sleep", 0.1)
+    future.add_done_callback(wrong)
+    assert future.result(WAIT_S) is None and client.submit("time:sleep", 0).result(WAIT_S) is None
+    assert "the callback's own fault" in capsys.readouterr().err

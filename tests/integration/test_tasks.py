@@ -195,7 +195,7 @@ def test_large_arrays_go_through_shared_memory_and_leave_nothing_behind(tmp_path
 def test_who_cannot_read_the_shared_memory_gets_the_bytes(tmp_path: Path) -> None:
     array = numpy.arange(1 << 19, dtype="float64")
     with plesio.connect(folder=tmp_path, workers=1) as near:
-        url = f"127.0.0.1:{near._link.port}"
+        url = f"127.0.0.1:{near._link.address.port}"
         with plesio.connect(url, token_file=str(tmp_path / "token")) as far:
             task = near.submit(fn("add"), array, 1)
             [same] = far.follow([task.name])

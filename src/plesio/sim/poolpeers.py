@@ -13,7 +13,8 @@ import msgspec
 from plesio.core.pool import effects as e
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import Recipe, task_id
+from plesio.core.pool.outbox import Outbox
+from plesio.core.pool.recipe import Recipe
 
 if TYPE_CHECKING:
     from plesio.sim.pool import Connection, Pool
@@ -276,10 +277,7 @@ class Client(Peer):
     def __init__(self, pool: Pool, session: str) -> None:
         super().__init__(pool)
         self.session = session
-        self.number = 0
-        self.next = 1
-        self.unsent: list[s.Submit] = []
-        self.unconfirmed: dict[int, s.Submit] = {}
+        self.outbox = Outbox(session)
         self.open: set[int] = set()
         self.acknowledged: set[int] = set()
         self.outcomes: dict[int, tuple[str, bytes]] = {}
@@ -292,19 +290,15 @@ class Client(Peer):
 
     def submit(self, recipe: Recipe, args: tuple[bytes, ...], **more: Any) -> list[int]:
         """The ids of a new group. Known numbers only once it is welcome."""
-        first, self.next = self.next, self.next + len(args)
-        ids = [task_id(self.number, first + i) for i in range(len(args))]
+        ids = [self.outbox.add(recipe, each, **more) for each in args]
         self.open.update(ids)
-        self.unsent.append(s.Submit(self.session, first, recipe, args, **more))
         self._flush()
         return ids
 
     def _flush(self) -> None:
         if self.welcome and self.connection is not None:
-            for group in self.unsent:
-                self.unconfirmed[group.first] = group
+            for group in self.outbox.cut():
                 self.tell(group)
-            self.unsent.clear()
             if len(self.taken) >= TAKEN:
                 self.tell(s.Taken(self.session, tuple(self.taken)))
                 self.taken = []
@@ -312,14 +306,11 @@ class Client(Peer):
     def receive(self, connection: Connection, message: Any) -> None:
         """What it is told."""
         if isinstance(message, e.Welcome):
-            assert self.number in (0, message.client), "a client got another number"
-            self.number, self.welcome = message.client, True
-            unknown = set(self.open)
-            for group in [group for _, group in sorted(self.unconfirmed.items())]:
+            assert self.outbox.number in (0, message.client), "a client got another number"
+            self.outbox.number, self.welcome = message.client, True
+            for group in self.outbox.resend():
                 self.tell(group)
-                unknown -= set(self._ids(group.first, len(group.args)))
-            for group in self.unsent:
-                unknown -= set(self._ids(group.first, len(group.args)))
+            unknown = self.open.difference(self.outbox.here())
             if unknown:
                 self.tell(s.Await(self.session, tuple(sorted(unknown))))
         elif isinstance(message, e.Tell):
@@ -327,34 +318,26 @@ class Client(Peer):
                 self._ended(id, "", result)
         elif isinstance(message, e.TellFailure):
             self._ended(message.id, message.kind, b"")
-        elif isinstance(message, e.Accept) and self._confirmed(message.first, message.count):
-            self.acknowledged.update(self._ids(message.first, message.count))
+        elif isinstance(message, e.Accept):
+            durable = self.outbox.confirmed(message.first, message.count)
+            if durable is not None:
+                self.acknowledged.update(self.outbox.ids(durable.first, len(durable.args)))
         elif isinstance(message, e.Again):
-            self._again(message.first, connection)
+            self.outbox.again(message.first)
+            self._send_due()
         elif isinstance(message, e.Decline) and message.retry_s > 0:
-            self.world.at(message.retry_s, self._again, message.first, connection)
+            self.outbox.put_off(message.first, self.world.now_s + message.retry_s)
+            self.world.at(message.retry_s, self._send_due)
         elif isinstance(message, e.Decline):
-            self._confirmed(message.first, message.count)
-            for id in self._ids(message.first, message.count):
+            self.outbox.confirmed(message.first, message.count)
+            for id in self.outbox.ids(message.first, message.count):
                 self._ended(id, "refused", b"")
         self._flush()
 
-    def _confirmed(self, first: int, count: int) -> bool:
-        """Of a group these, its first ones, are settled; the rest is a group of its own. Was it open?"""
-        group = self.unconfirmed.pop(first, None)
-        if group is not None and count < len(group.args):
-            self.unconfirmed[first + count] = msgspec.structs.replace(
-                group, first=first + count, args=group.args[count:]
-            )
-        return group is not None
-
-    def _ids(self, first: int, count: int) -> list[int]:
-        return [task_id(self.number, first + i) for i in range(count)]
-
-    def _again(self, first: int, connection: Connection) -> None:
-        group = self.unconfirmed.get(first)
-        if group is not None and self.connection is connection and self.welcome:
-            self.tell(group)
+    def _send_due(self) -> None:
+        if self.connection is not None and self.welcome:
+            for group in self.outbox.due(self.world.now_s):
+                self.tell(group)
 
     def _ended(self, id: int, kind: str, result: bytes) -> None:
         self.outcomes.setdefault(id, (kind, result))

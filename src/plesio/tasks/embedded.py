@@ -26,6 +26,7 @@ from plesio.runtime.hostsettings import (
 )
 from plesio.runtime.segments import shares_in
 from plesio.tasks.client import Client
+from plesio.tasks.dialling import Address
 from plesio.tasks.link import Link
 from plesio.wire.tokens import read, read_or_make
 
@@ -54,7 +55,7 @@ def connect(
             raise UserError(f"{url!r} is not HOST:PORT")
         if not token_file:
             raise UserError("a pool elsewhere has a token; copy its token file here and pass token_file=")
-        link = Link(name, int(number), read(Path(token_file)), load(tls) if tls else None)
+        link = Link(Address(name, int(number), read(Path(token_file)), load(tls) if tls else None))
         link.open()
         return Client(link)
     embedded = Embedded(Path(folder), workers or usable_cores(), sync)
@@ -83,7 +84,8 @@ def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> 
         tls = load(where.tls)
     local = local_path(folder)
     host = local if local and Path(local).exists() else where.host
-    link = Link(host, where.port, read(Path(where.token_file)), tls, revive, shares_in(folder.absolute()))
+    address = Address(host, where.port, read(Path(where.token_file)), tls, revive)
+    link = Link(address, shares_in(folder.absolute()))
     link.open()
     return Client(link)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class Future:
 
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
-            self.add_done_callback(lambda _: loop.call_soon_threadsafe(_wake, waiter))
+            self.add_done_callback(lambda _: in_loop(loop, _wake, waiter))
             yield from waiter.__await__()
         return self.result()
 
@@ -102,6 +103,16 @@ class Future:
         """It did not. Called by the link alone."""
         made = TaskCancelled if kind == outcome.CANCELLED else TaskFailed
         self._error = made(kind, message)
+
+    def end(self, error: PlesioError) -> None:
+        """How it ended will never be known here. Called by the link alone."""
+        self._error = error
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
+    """Calls it in the loop's thread, unless the loop has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *args)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

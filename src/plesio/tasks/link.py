@@ -1,4 +1,4 @@
-"""A client's connection: numbers tasks, sends them in groups, receives outcomes; all of it again after a reconnection.
+"""A client's connection: sends what its outbox and mailbox give, receives outcomes; all of it again after a reconnection.
 
 Whoever waits for a result reads the socket itself, so that it waits for no other thread; a thread of ours reads when
 nobody does, and sends what was submitted within the last moment.
@@ -20,62 +20,42 @@ import msgspec
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.recipe import HEAVY, MESSAGE, TOPIC, Recipe, task_id
-from plesio.errors import AccessRefused, PlesioError, QueueFull, UserError, WireError
-from plesio.tasks.future import Future
+from plesio.core.pool.mailbox import Mailbox
+from plesio.core.pool.outbox import Group, Outbox, is_message
+from plesio.core.pool.recipe import HEAVY, Recipe
+from plesio.errors import AccessRefused, PlesioError, QueueFull, TaskFailed, UserError, WireError
+from plesio.tasks.dialling import Address, dial
+from plesio.tasks.future import Future, in_loop
 from plesio.values import Shares, segments
 from plesio.wire import poolmessages as m
-from plesio.wire.blocking import BlockingChannel, connect
-from plesio.wire.tls import Tls
+from plesio.wire.blocking import BlockingChannel
 
-GROUP = 512  # tasks sent together
 SOON_S = 0.0003  # what is submitted so shortly after a sending waits for more
 PARK_S = 0.005  # our thread leaves the socket to a waiting one for so long
 TAKEN = 500  # outcomes confirmed together
 MOST_UNCONFIRMED = 50_000  # tasks; more make `submit` wait
-PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+FIRST_S = 10.0  # a pool that has never answered is waited for so long
 NONE = b"\xc0"  # as encoded
 
 
 class Link:
-    """Shared by all threads of a client. revive: starts an embedded pool again when it is gone.
+    """Shared by all threads of a client. shares: segments for large values, on the pool's own machine."""
 
-    shares: segments for large values, on the pool's own machine.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        token: str,
-        tls: Tls | None = None,
-        revive: Callable[[], None] | None = None,
-        shares: Shares | None = None,
-    ) -> None:
+    def __init__(self, address: Address, shares: Shares | None = None) -> None:
+        self.address = address
         self.shares = shares
-        self.host, self.port, self.tls = host, port, tls
-        self._token = token
-        self._revive = revive
-        self.session = secrets.token_hex(16)
-        self.number = 0
+        self._session = secrets.token_hex(16)
         self._channel: BlockingChannel | None = None
         self._lock = threading.RLock()  # of all that follows
         self._futures: dict[int, Future] = {}
-        self._next = 1
-        self._outbox: list[s.Submit | s.Publish] = []  # not sent
-        self._open: tuple[Recipe, int, list[bytes]] | None = None  # the group that grows
-        self._unconfirmed: dict[int, s.Submit | s.Publish] = {}  # sent, not durable; by their first number
-        self._unconfirmed_tasks = 0
-        self._declined: list[tuple[float, int]] = []  # (when to send again, first number)
+        self._outbox = Outbox(self._session)
+        self._mailbox = Mailbox(self._session)
         self._taken: deque[int] = deque()
         self._large_taken = False  # is there a large value among them?
         self._answers: dict[int, m.Told | None] = {}
         self._asked = 0
         self._recipes: dict[Recipe, Recipe] = {}
-        self._takes: dict[int, s.Take] = {}  # wishes for messages
-        self._given: dict[int, e.Give] = {}
-        self._held: set[int] = set()  # messages that were given to us, until it is durable that they are settled
-        self._settling: dict[int, s.Settle] = {}  # said, and not durable yet
+        self._alarms: dict[int, Callable[[], object]] = {}  # of wishes that an event loop waits for
         self._error: PlesioError | None = None  # why nothing goes on
         self._sending = threading.Lock()
         self._reading = threading.Lock()
@@ -99,58 +79,36 @@ class Link:
         self, recipe: Recipe, args: bytes, needs: tuple[int, ...], key: str, delay_s: float, block: bool
     ) -> Future:
         """Numbers it and sends it soon. Waits while too much is unconfirmed; raises QueueFull instead if not `block`."""
-        if self._unconfirmed_tasks > MOST_UNCONFIRMED or self._declined:
+        if self._is_full():
             self._make_room(block)
-        plain = not (needs or key or delay_s)
         with self._lock:
             self._check()
-            n = self._next
-            self._next += 1
-            id = task_id(self.number, n)
+            id = self._outbox.add(recipe, args, delay_s, key, needs)
             future = self._futures[id] = Future(self, id)
-            group = self._open
-            if plain and group is not None and group[0] is recipe and len(group[2]) < GROUP:
-                group[2].append(args)
-            else:
-                self._close_group()
-                if plain:
-                    self._open = (recipe, n, [args])
-                else:
-                    self._outbox.append(s.Submit(self.session, n, recipe, (args,), delay_s, key, needs))
         if time.perf_counter() - self._sent_s > SOON_S:
             self.flush()
         elif not self._wake.is_set():
             self._wake.set()
         return future
 
-    def _close_group(self) -> None:
-        if self._open is not None:
-            recipe, first, args = self._open
-            if recipe.fn == TOPIC:
-                self._outbox.append(s.Publish(self.session, first, recipe.queue, tuple(args), recipe.priority))
-            else:
-                self._outbox.append(s.Submit(self.session, first, recipe, tuple(args)))
-            self._open = None
+    def _is_full(self) -> bool:
+        return self._outbox.unconfirmed > MOST_UNCONFIRMED or self._outbox.puts_off
 
     def _make_room(self, block: bool) -> None:
         if not block:
-            wait_s = max(0.0, min((at_s for at_s, _ in self._declined), default=0.0) - time.monotonic())
+            wait_s = max(0.0, self._outbox.due_s() - time.monotonic())
             raise QueueFull(f"the queue is full; try again in {wait_s:.2f} s, or submit with block=True", wait_s)
         self.flush()
-        while not self._closed and (self._unconfirmed_tasks > MOST_UNCONFIRMED or self._declined):
+        while not self._closed and self._is_full():
             self._check()
             self._read_or_wait(0.05)
-            self._send_declined()
+            self._send_due()
 
     def flush(self) -> None:
         """Sends what was submitted."""
         with self._sending:
             with self._lock:
-                self._close_group()
-                groups, self._outbox = self._outbox, []
-                for group in groups:
-                    self._unconfirmed[group.first] = group
-                    self._unconfirmed_tasks += len(group.args)
+                groups = self._outbox.cut()
                 taken: tuple[int, ...] = ()
                 if len(self._taken) >= TAKEN or self._large_taken:
                     self._large_taken = False
@@ -163,25 +121,21 @@ class Link:
                 for group in groups:
                     channel.send(m.encode(group))
                 if taken:
-                    channel.send(m.encode(s.Taken(self.session, taken)))
+                    channel.send(m.encode(s.Taken(self._session, taken)))
 
     def confirm(self, timeout_s: float) -> None:
         """Until all that was submitted is durable, or refused. Raises TimeoutError."""
         self.flush()
         until_s = time.monotonic() + timeout_s
-        while self._unconfirmed:
+        while self._outbox.unconfirmed:
             self._check()
             if time.monotonic() > until_s:
-                raise TimeoutError(f"{self._unconfirmed_tasks} tasks were not taken within {timeout_s:g} s")
+                raise TimeoutError(f"{self._outbox.unconfirmed} tasks were not taken within {timeout_s:g} s")
             self._read_or_wait(0.05)
 
-    def _send_declined(self) -> None:
-        now_s = time.monotonic()
+    def _send_due(self) -> None:
         with self._lock:
-            due = [first for at_s, first in self._declined if at_s <= now_s]
-            self._declined = [(at_s, first) for at_s, first in self._declined if at_s > now_s]
-            groups = [self._unconfirmed[first] for first in due if first in self._unconfirmed]
-            channel = self._channel
+            groups, channel = self._outbox.due(time.monotonic()), self._channel
         if channel is not None:
             with contextlib.suppress(WireError):
                 for group in groups:
@@ -215,7 +169,7 @@ class Link:
                 if future is None:
                     future = self._futures[id] = Future(self, id)
                 futures.append(future)
-        self.tell(s.Await(self.session, tuple(ids)))
+        self.tell(s.Await(self._session, tuple(ids)))
         return futures
 
     def ask(self, what: str, argument: str = "", timeout: float = 10.0) -> Any:
@@ -229,7 +183,7 @@ class Link:
         while self._answers[number] is None:
             self._check()
             if time.monotonic() > until_s:
-                raise TimeoutError(f"the pool at {self.host}:{self.port} did not answer within {timeout:g} s")
+                raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
             if self._channel is not asked:  # it is lost with a connection
                 asked = self._channel
                 self.tell(question)
@@ -249,42 +203,65 @@ class Link:
     def take(self, queue: str, count: int, timeout: float | None) -> e.Give | None:
         """Messages of a queue, as soon as there are some; None when there are none within `timeout`."""
         with self._lock:
-            self._asked += 1
-            number = self._asked
-            wish = self._takes[number] = s.Take(self.session, number, queue, count)
+            wish = self._mailbox.wish(queue, count)
         self.tell(wish)
         until_s = None if timeout is None else time.monotonic() + timeout
         try:
-            while number not in self._given:
+            while not self._mailbox.arrived(wish.number):
                 self._check()
                 left_s = 0.25 if until_s is None else min(0.25, until_s - time.monotonic())
                 if left_s <= 0:
-                    return None
+                    break
                 self._read_or_wait(left_s)
-        finally:
-            with self._lock:
-                del self._takes[number]
-                given = self._given.pop(number, None)
-            if given is None:
-                self.tell(s.Take(self.session, number, queue, 0))
+        except BaseException:
+            self._end_wish(wish.number, keep=False)
+            raise
+        return self._end_wish(wish.number)
+
+    async def take_async(self, queue: str, count: int, timeout: float | None) -> e.Give | None:
+        """As `take`, for an event loop."""
+        import asyncio  # not before it is needed: it is slow to import
+
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            self._check()
+            wish = self._mailbox.wish(queue, count)
+            self._alarms[wish.number] = lambda: in_loop(loop, came.set)
+        self.tell(wish)
+        try:
+            await asyncio.wait_for(came.wait(), timeout)
+            self._check()
+        except TimeoutError:
+            pass
+        except BaseException:
+            self._end_wish(wish.number, keep=False)
+            raise
+        return self._end_wish(wish.number)
+
+    def _end_wish(self, number: int, keep: bool = True) -> e.Give | None:
+        with self._lock:
+            self._alarms.pop(number, None)
+            given, no_more = self._mailbox.end_wish(number)
+        if no_more is not None:
+            self.tell(no_more)
+        elif given is not None and not keep:
+            self.settle(given.ids, False)
         return given
 
     def settle(self, ids: Sequence[int], ok: bool, delay_s: float = 0.0) -> int:
         """See Message. Returns the number under which it is not durable yet; see `settled`."""
         with self._lock:
-            self._asked += 1
-            number = self._asked
-            said = self._settling[number] = s.Settle(self.session, number, tuple(ids), ok, delay_s)
+            said = self._mailbox.settle(ids, ok, delay_s)
         self.tell(said)
-        return number
+        return said.number
 
     def settled(self, number: int, timeout: float | None = None) -> None:
         """Until it is durable. Raises TimeoutError."""
         until_s = None if timeout is None else time.monotonic() + timeout
-        while number in self._settling:
+        while self._mailbox.settling(number):
             self._check()
             if until_s is not None and time.monotonic() > until_s:
-                raise TimeoutError(f"the pool at {self.host}:{self.port} did not answer within {timeout:g} s")
+                raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
             self._read_or_wait(0.05)
 
     # -- waiting
@@ -344,42 +321,40 @@ class Link:
                 self._wake.clear()
                 time.sleep(SOON_S)
                 self.flush()
-            if self._declined:
-                self._send_declined()
+            if self._outbox.puts_off:
+                self._send_due()
             if time.perf_counter() - self._read_s < PARK_S or not self._reading.acquire(blocking=False):
                 self._wake.wait(PARK_S)
                 continue
             try:
                 if self._error is None:
-                    self._read(PARK_S if self._waiting else 0.02, shared=True)
+                    self._read(PARK_S if self._waiting else 0.02)
                 else:
                     time.sleep(0.02)
             finally:
                 self._reading.release()
 
-    def _read(self, timeout_s: float, shared: bool = False) -> None:
+    def _read(self, timeout_s: float) -> None:
         """Of the thread that holds `_reading`: receives and handles."""
         channel = self._channel
         if channel is None or self._closed:
             time.sleep(min(timeout_s, 0.01))
             return
         try:
-            bodies = channel.wait(timeout_s)
-            if not bodies:
-                return
+            messages = [m.decode("from", body) for body in channel.wait(timeout_s)]
         except WireError:
             if not self._closed:
                 self._connect(channel)
             return
-        for body in bodies:
-            self._handle(m.decode("from", body))
+        for message in messages:
+            self._handle(message)
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
     def _handle(self, message: Any) -> None:
         calls: list[Future] = []
-        unwanted: tuple[int, ...] = ()
+        unwanted: s.Settle | None = None
         with self._lock:
             if isinstance(message, e.Tell):
                 for id, data in zip(message.ids, message.results, strict=True):
@@ -399,142 +374,100 @@ class Link:
             elif isinstance(message, e.Decline):
                 calls = self._was_declined(message)
             elif isinstance(message, e.Again):
-                self._declined = [(0.0 if first == message.first else at_s, first) for at_s, first in self._declined]
+                self._outbox.again(message.first)
                 self._wake.set()
             elif isinstance(message, e.Give):
-                self._held.update(message.ids)
-                if message.number in self._takes:
-                    self._given[message.number] = message
-                else:  # nobody waits for it any more
-                    unwanted = message.ids
+                unwanted = self._mailbox.receive(message)
+                self._alarms.get(message.number, _nothing)()
             elif isinstance(message, e.Settled):
-                settled = self._settling.pop(message.number, None)
-                self._held.difference_update(settled.ids if settled is not None else ())
+                self._mailbox.settled(message)
             elif isinstance(message, m.Told) and message.number in self._answers:
                 self._answers[message.number] = message
-        if unwanted:
-            self.settle(unwanted, False)
+        if unwanted is not None:
+            self.tell(unwanted)
         for future in calls:
-            callbacks, future._callbacks = future._callbacks or [], None
-            for callback in callbacks:
-                callback(future)
+            _call_back(future)
 
-    def _confirmed(self, first: int, count: int) -> None:
-        """Of a group these, its first ones, are durable or refused; the rest is a group of its own."""
-        group = self._unconfirmed.pop(first, None)
-        if group is not None:
-            args = group.args[:count]
-            if len(args) < len(group.args):
-                rest = msgspec.structs.replace(group, first=first + count, args=group.args[count:])
-                self._unconfirmed[rest.first] = rest
-            self._unconfirmed_tasks -= len(args)
-            if self.shares is not None:
-                for data in args:
-                    if data[:1] == HEAVY:
-                        self.shares.settle(segments(data))
+    def _end_all(self, error: PlesioError) -> None:
+        """Nothing more will be heard of what was submitted: whoever waits is told."""
+        with self._lock:
+            futures = list(self._futures.values())
+            self._futures.clear()
+            for future in futures:
+                future.end(error)
+            alarms = list(self._alarms.values())
+        for future in futures:
+            _call_back(future)
+        for alarm in alarms:
+            alarm()
+
+    def _confirmed(self, first: int, count: int) -> Group | None:
+        group = self._outbox.confirmed(first, count)
+        if group is not None and self.shares is not None:
+            for data in group.args:
+                if data[:1] == HEAVY:
+                    self.shares.settle(segments(data))
+        return group
 
     def _accepted(self, message: e.Accept) -> list[Future]:
-        """A message is done with, for its sender, once it is durable."""
-        group = self._unconfirmed.get(message.first)
-        self._confirmed(message.first, message.count)
-        if group is None or (isinstance(group, s.Submit) and group.recipe.fn != MESSAGE):
+        """A message is done with, for its sender, once it is durable. Returns those with callbacks."""
+        group = self._confirmed(message.first, message.count)
+        if group is None or not is_message(group):
             return []
-        ids = [task_id(self.number, message.first + i) for i in range(message.count)]
-        futures = [self._futures.pop(id, None) for id in ids]
-        for future in futures:
-            if future is not None:
-                future.succeed(NONE)
-        return [future for future in futures if future is not None and future._callbacks]
+        return self._end(group.first, len(group.args), lambda future: future.succeed(NONE))
 
     def _was_declined(self, message: e.Decline) -> list[Future]:
         if message.retry_s > 0:
-            self._declined.append((time.monotonic() + message.retry_s, message.first))
+            self._outbox.put_off(message.first, time.monotonic() + message.retry_s)
             return []
         self._confirmed(message.first, message.count)
-        failed = []
-        for n in range(message.first, message.first + message.count):
-            future = self._futures.pop(task_id(self.number, n), None)
+        return self._end(message.first, message.count, lambda future: future.fail("refused", message.reason))
+
+    def _end(self, first: int, count: int, how: Callable[[Future], None]) -> list[Future]:
+        ended = []
+        for id in self._outbox.ids(first, count):
+            future = self._futures.pop(id, None)
             if future is not None:
-                future.fail("refused", message.reason)
-                failed.append(future)
-        return [future for future in failed if future._callbacks]
+                how(future)
+                if future._callbacks:
+                    ended.append(future)
+        return ended
 
     # -- the connection
 
     def _connect(self, lost: BlockingChannel | None) -> None:
         """A new connection in place of a lost one; what is not durable is submitted again."""
-        pause_s, began_s = PAUSE_S, time.monotonic()
-        while not self._closed:
-            try:
-                channel = connect(self.host, self.port, self._token, "client", self.tls)
-                self._greet(channel)
-                break
-            except AccessRefused as error:
-                self._give_up(error)
-                if lost is None:
-                    raise
-                return
-            except (OSError, WireError) as error:
-                if lost is None and time.monotonic() - began_s > 10.0:
-                    raise WireError(f"no pool answers at {self.host}:{self.port}: {error}") from error
-            if self._revive is not None:
-                self._revive()
-            time.sleep(pause_s)
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
-        else:
+        patience_s = FIRST_S if lost is None else None
+        try:
+            answer = dial(self.address, self._hello, lambda: self._closed, patience_s)
+        except AccessRefused as error:
+            self._error = error
+            self._end_all(error)
+            if lost is None:
+                raise
             return
+        if answer is None:
+            return
+        channel, number, others = answer
+        if self._outbox.number not in (0, number):
+            self._outbox.forget()
+            self._end_all(TaskFailed("lost", "the pool at this address does not know this client any more"))
+        self._outbox.number = number
         with self._sending, self._lock:
             if lost is not None:
                 lost.close()
             self._channel = channel
-            self._declined = []
-            unknown = set(self._futures)
             with contextlib.suppress(WireError):
-                for first, group in sorted(self._unconfirmed.items()):
-                    channel.send(m.encode(group))
-                    unknown -= {task_id(self.number, first + i) for i in range(len(group.args))}
-                unknown -= {task_id(self.number, n) for n in self._unsent()}
-                for said in (*self._settling.values(), *self._takes.values()):
+                for said in (*self._outbox.resend(), *self._mailbox.resend()):
                     channel.send(m.encode(said))
+                unknown = set(self._futures).difference(self._outbox.here())
                 if lost is not None and unknown:
-                    channel.send(m.encode(s.Await(self.session, tuple(sorted(unknown)))))
+                    channel.send(m.encode(s.Await(self._session, tuple(sorted(unknown)))))
+        for message in others:
+            self._handle(message)
 
-    def _unsent(self) -> list[int]:
-        groups = [(group.first, len(group.args)) for group in self._outbox]
-        if self._open is not None:
-            groups.append((self._open[1], len(self._open[2])))
-        return [first + i for first, count in groups for i in range(count)]
-
-    def _greet(self, channel: BlockingChannel) -> None:
-        channel.send(m.encode(s.ClientUp(self.session, self.shares is not None, tuple(self._held))))
-        until_s = time.monotonic() + 5.0
-        early: deque[Any] = deque()
-        while time.monotonic() < until_s:
-            if not channel.ready(0.5):
-                continue
-            for body in channel.receive():
-                message = m.decode("from", body)
-                if isinstance(message, e.Welcome):
-                    if self.number and message.client != self.number:
-                        self._renumber()
-                    self.number = message.client
-                    for other in early:
-                        self._handle(other)
-                    return
-                early.append(message)
-        raise WireError("the pool did not welcome this client")
-
-    def _renumber(self) -> None:
-        """The pool has forgotten us: nothing is known of what it had."""
-        with self._lock:
-            for future in self._futures.values():
-                future.fail("lost", "the pool at this address does not know this client any more")
-            self._futures.clear()
-            self._unconfirmed.clear()
-            self._unconfirmed_tasks = 0
-
-    def _give_up(self, error: PlesioError) -> None:
-        self._error = error
+    def _hello(self) -> s.ClientUp:
+        return s.ClientUp(self._session, self.shares is not None, self._mailbox.holds())
 
     def _check(self) -> None:
         if self._error is not None:
@@ -549,10 +482,14 @@ class Link:
         atexit.unregister(self.close)
         self.flush()
         until_s = time.monotonic() + 5.0
-        while (self._unconfirmed or self._settling) and self._error is None and time.monotonic() < until_s:
+        while (
+            (self._outbox.unconfirmed or self._mailbox.settling())
+            and self._error is None
+            and time.monotonic() < until_s
+        ):
             self._read_or_wait(0.05)
-        if self._unconfirmed:
-            words = f"plesio: {self._unconfirmed_tasks} tasks or messages were not taken before this client closed"
+        if self._outbox.unconfirmed:
+            words = f"plesio: {self._outbox.unconfirmed} tasks or messages were not taken before this client closed"
             print(f"{words}: the queue is full, or no pool answers", file=sys.stderr, flush=True)
         self._closed = True
         self._wake.set()
@@ -560,7 +497,18 @@ class Link:
             self._channel.close()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(2.0)
+        self._end_all(WireError("this client is closed"))
 
 
-def _nothing(_: Future) -> None:
-    """It has not ended yet."""
+def _nothing(*_: object) -> None:
+    """Nobody waits for it."""
+
+
+def _call_back(future: Future) -> None:
+    """What its callbacks raise is theirs: it is said, and the next one is called."""
+    callbacks, future._callbacks = future._callbacks or (), None
+    for callback in callbacks:
+        try:
+            callback(future)
+        except Exception:
+            sys.excepthook(*sys.exc_info())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.effects import Give
 from plesio.core.pool.messages import queue_of
 from plesio.core.pool.recipe import MESSAGE, TOPIC, QueueChange, Recipe
 from plesio.errors import UserError
@@ -88,7 +89,14 @@ class MessageQueue:
 
     def get_many(self, count: int, timeout: float | None = None) -> list[Message]:
         """Up to `count`, as soon as there is one at least."""
-        given = self._link.take(self.name, count, timeout)
+        return self._messages(self._link.take(self.name, count, timeout))
+
+    async def get_async(self, timeout: float | None = None) -> Message | None:
+        """As `get`, in an event loop. `put` needs no such thing: its Future can be awaited."""
+        messages = self._messages(await self._link.take_async(self.name, 1, timeout))
+        return messages[0] if messages else None
+
+    def _messages(self, given: Give | None) -> list[Message]:
         if given is None:
             return []
         rows = zip(given.ids, given.values, given.attempts, strict=True)
@@ -104,9 +112,15 @@ class MessageQueue:
             self._link.settled(number)
 
     def __iter__(self) -> Iterator[Message]:
-        """Messages without end, fetched in batches."""
+        """Messages without end."""
         while True:
             yield from self.get_many(1)
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """The same in an event loop."""
+        while True:
+            if (message := await self.get_async()) is not None:
+                yield message
 
     def peek(self, count: int = 1) -> list[Any]:
         """The next values; they stay."""

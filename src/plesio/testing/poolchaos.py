@@ -110,9 +110,10 @@ def _strike(
 def send(folder: str, port: int, token: str, sender: int, count: int) -> None:
     """A sender: numbers from where its log ends. What is in the log was acknowledged."""
     from plesio.tasks.client import Client
+    from plesio.tasks.dialling import Address
     from plesio.tasks.link import Link
 
-    link = Link("127.0.0.1", port, token)
+    link = Link(Address("127.0.0.1", port, token))
     link.open()
     queue = Client(link).queue("work")
     log = Path(folder) / f"sent-{sender}"
@@ -130,9 +131,10 @@ def send(folder: str, port: int, token: str, sender: int, count: int) -> None:
 def receive(folder: str, port: int, token: str, receiver: int) -> None:
     """A receiver: logs what it has, then acknowledges it. Until told to stop."""
     from plesio.tasks.client import Client
+    from plesio.tasks.dialling import Address
     from plesio.tasks.link import Link
 
-    link = Link("127.0.0.1", port, token)
+    link = Link(Address("127.0.0.1", port, token))
     link.open()
     queue = Client(link).queue("work")
     with (Path(folder) / f"got-{receiver}").open("a", buffering=1) as out:

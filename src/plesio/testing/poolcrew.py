@@ -18,6 +18,7 @@ import msgspec
 from plesio.runtime.hostsettings import HostSettings
 from plesio.runtime.node import NodeSettings
 from plesio.tasks.client import Client
+from plesio.tasks.dialling import Address
 from plesio.tasks.link import Link
 from plesio.testing.waiting import free_port, wait_for
 
@@ -76,7 +77,7 @@ class PoolCrew:
 
     def client(self) -> Client:
         """A new client in this process."""
-        link = Link("127.0.0.1", self.port, self.token)
+        link = Link(Address("127.0.0.1", self.port, self.token))
         link.open()
         return Client(link)
 
