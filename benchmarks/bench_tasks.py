@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 SYSTEMS = ("plesio", "ray", "dramatiq", "celery")
 FIGURES = (
     "tasks_per_s", "tasks_per_s_without_journal", "p50_ms", "p99_ms", "first_result_s", "idle_rss_mb", "idle_pss_mb",
+    "tasks_per_s_full", "p50_ms_full",
 )  # fmt: skip
 KILL_FIGURES = ("not_done", "effects_twice", "effects_never", "undisturbed_s", "disturbed_s")
 LIMIT_S = 900.0  # of a system's turn, making its environment included

@@ -1,7 +1,7 @@
 """plesio's side: runs `plesio bench tasks --json --workers 2`, which measures the same figures of itself.
 
-It prints one JSON object with the keys that figures.measure has. With --kill it is a peer as the others are: a coordinator
-and two nodes of one slot, no setting touched.
+It prints one JSON object with the keys that figures.measure has, and some of a second run with `--sync full`. With
+--kill it is a peer as the others are: a coordinator and two nodes of one slot, no setting touched.
 """
 
 from __future__ import annotations
@@ -60,6 +60,16 @@ class PlesioPeer:
             self.crew.__exit__()
 
 
+def bench(command: list[str]) -> dict[str, Any]:
+    """What it printed, run in a folder of its own."""
+    with children.folder() as folder:
+        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=folder, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=10_000)
@@ -75,11 +85,9 @@ def main() -> None:
                 peer.stop()
         print(json.dumps({"system": "plesio", "kill": [found]}), flush=True)
         return
-    with children.folder() as folder:
-        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=folder, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
-    print(json.dumps({"system": "plesio", **json.loads(done.stdout)}), flush=True)
+    found, full = bench(command), bench([*command, "--sync", "full"])
+    found |= {f"{name}_full": full[name] for name in ("tasks_per_s", "p50_ms")}
+    print(json.dumps({"system": "plesio", **found}), flush=True)
 
 
 if __name__ == "__main__":
