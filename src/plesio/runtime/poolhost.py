@@ -27,6 +27,7 @@ from plesio.launchers.child import die_with_parent
 from plesio.runtime.hostsettings import HostSettings, local_path, near, withdraw
 from plesio.runtime.node import Node, NodeSettings, how_it_ended, log_to
 from plesio.runtime.pool import Pool
+from plesio.wire.looking import looking_loop
 from plesio.wire.tls import Tls, load
 
 RESTART_S, LONGEST_PAUSE_S = 0.2, 5.0
@@ -116,7 +117,8 @@ class Host:
             die_with_parent(parent)
             folder = Path(self.settings.folder)
             log_to(folder / "logs" / "coordinator.log")
-            asyncio.run(self._serve(folder))
+            with asyncio.Runner(loop_factory=looking_loop) as runner:
+                runner.run(self._serve(folder))
             code = 0
         except PlesioError as error:
             print(f"coordinator: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ import msgspec
 from plesio.errors import PlesioError, WireError
 from plesio.wire.frames import BEFORE_AUTH, HEADER, Limits, lengths
 from plesio.wire.greeting import AUTH_DEADLINE_S, CONNECT_S, PROTOCOL_VERSION, Answer, Greeting, refusal, set_options
+from plesio.wire.looking import look
 
 if TYPE_CHECKING:
     from plesio.wire.tls import Tls
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 READ_BYTES = 256 << 10
 SEND_S = 60.0  # a peer that reads nothing for so long is dropped
 PATIENCE_S = 0.25
+LOOK_S, SHORT_BYTES = 0.0006, 512  # before it sleeps, after so little; on one machine
 _TIME = struct.Struct("ll")  # a timeval
 LIMITS = Limits(256 << 20, 0)
 
@@ -35,6 +37,7 @@ class BlockingChannel:
         self.sock = sock
         self.limits = limits
         self.patient = False  # does the system itself end a `recv` after PATIENCE_S?
+        self._talks = False  # did something short come last time? Then the next answer may be near
         self._buffer = bytearray()
         self._sending = threading.Lock()
         self._poll = select.poll()
@@ -63,19 +66,36 @@ class BlockingChannel:
     def wait(self, timeout_s: float) -> list[bytes]:
         """What has come, or comes within `timeout_s`: as `ready` and `receive`, with fewer calls of the system."""
         if self.patient and timeout_s >= PATIENCE_S:
-            return self.receive()
+            data = look(self._peek, LOOK_S) if self._talks else None
+            return self.receive() if data is None else self._bodies(data)
         return self.receive() if self.ready(timeout_s) else []
 
     def receive(self) -> list[bytes]:
         """What has come: the bodies of the frames that are whole by now. Waits for some bytes. Raises WireError."""
-        try:
-            data = self.sock.recv(READ_BYTES)
-        except (BlockingIOError, InterruptedError, TimeoutError):
+        data = self._recv(0)
+        if data is None:
+            self._talks = False
             return []
+        return self._bodies(data)
+
+    def _recv(self, flags: int) -> bytes | None:
+        """Bytes; None when there are none. Raises WireError when there will be none."""
+        try:
+            data = self.sock.recv(READ_BYTES, flags)
+        except (BlockingIOError, InterruptedError, TimeoutError):
+            return None
         except (OSError, ValueError) as error:
             raise WireError(f"the connection broke: {error}") from error
         if not data:
             raise WireError("the other side closed the connection")
+        return data
+
+    def _peek(self) -> bytes | None:
+        return self._recv(socket.MSG_DONTWAIT)
+
+    def _bodies(self, data: bytes) -> list[bytes]:
+        """Of the frames that are whole with these bytes."""
+        self._talks = len(data) < SHORT_BYTES
         buffer = self._buffer
         buffer += data
         bodies, at, size = [], 0, len(buffer)
