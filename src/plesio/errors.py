@@ -101,3 +101,7 @@ class QueueFull(PlesioError):
 
 class InternalError(PlesioError):
     """plesio broke one of its own invariants; please report it with the run directory."""
+
+
+class Stopped(BaseException):
+    """Raised in a task that is to stop; not an Exception, so that a task's own handlers let it through."""

@@ -105,6 +105,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     f.TasksDone: _done,
     f.TasksReturned: _returned,
     f.AttemptFailed: _failed,
+    f.TaskYielded: lambda fact: f"task {name_of(fact.id)} left {fact.slot}, and waits for another slot",
     f.TaskDied: lambda fact: f"task {name_of(fact.id)} failed for good ({fact.kind}): {_last(fact.message)}",
     f.TasksCancelled: lambda fact: f"{_tasks(fact.ids)} cancelled",
     f.TaskRevived: lambda fact: f"task {name_of(fact.id)} was given another chance",

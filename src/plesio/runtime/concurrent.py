@@ -29,6 +29,7 @@ class Concurrent:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.active: dict[int, asyncio.Task[None]] = {}
+        self.yielding: set[int] = set()  # of these, those that are told when the slot is to end
         self.loop = asyncio.new_event_loop()
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="task")
         self.wake = asyncio.Event()
@@ -52,6 +53,9 @@ class Concurrent:
                 if self.broken:
                     await self._mend()
                 self._start_waiting()
+                if self.slot.leaving:
+                    self.revoke(self.yielding)
+                    self.yielding.clear()  # told once
                 self.wake.clear()
                 await self._until_something()
                 self._flush()
@@ -77,6 +81,8 @@ class Concurrent:
 
     def _start(self, item: Item) -> None:
         self.active[item.id] = self.loop.create_task(self._call(item))
+        if item.yields:
+            self.yielding.add(item.id)
 
     async def _call(self, item: Item) -> None:
         slot, limit = self.slot, asyncio.timeout(item.timeout_s or None)
@@ -98,6 +104,7 @@ class Concurrent:
                 self._fail(item, outcome.RAISED, told(error))
         finally:
             self.active.pop(item.id, None)
+            self.yielding.discard(item.id)
             self.wake.set()
 
     async def _outcome(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

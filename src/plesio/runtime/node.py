@@ -279,7 +279,7 @@ class Node:
             known = (place.name, place.incarnation) == (order.slot, order.incarnation) and place.pid
             if known and place.board.running()[0] == order.id != place.stopping[0]:
                 place.board.ask_to_stop(order.id)
-                place.stopping = (order.id, time.monotonic() + OVERTIME_S)
+                place.stopping = (order.id, time.monotonic() + max(order.grace_s, OVERTIME_S))
                 os.kill(place.pid, signal.SIGUSR1)
 
     def _watch(self, now_s: float) -> None:

@@ -20,7 +20,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.recipe import HEAVY
-from plesio.errors import AccessRefused, CannotSend, WireError
+from plesio.errors import AccessRefused, CannotSend, Stopped, WireError
 from plesio.runtime.board import Board
 from plesio.runtime.functions import Functions, NotImportable, told
 from plesio.runtime.segments import shares_in
@@ -39,10 +39,6 @@ MESSAGE_LENGTH = 8000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 EARLY_S = 0.01  # a timer may come so much before its time
 FAREWELLS = 2  # attempts of one that leaves to send its last results
-
-
-class Stopped(BaseException):
-    """Raised in a task that is to stop; not an Exception, so that a task's own handlers let it through."""
 
 
 class OutOfTime(Stopped):
@@ -71,6 +67,7 @@ class Item(msgspec.Struct):
     args: bytes
     inputs: tuple[tuple[int, bytes], ...]
     attempt: int
+    yields: bool = False  # it is told when the slot is to end
 
 
 class Slot:
@@ -89,6 +86,8 @@ class Slot:
         self.channel: BlockingChannel | None = None
         self.leaving = False
         self.current = 0
+        self.yields = False  # is the current one told when the slot is to end?
+        self.told = 0  # the task that was told to stop: it is told once
         self.modes: dict[str, bool] = {}  # by function: may many calls be under way?
         self.concurrent: Concurrent | None = None
         self.shares: Shares | None = shares_in(settings.pool) if settings.pool else None
@@ -190,7 +189,7 @@ class Slot:
             inputs = order.inputs or ((),) * len(order.ids)
             for id, args, needs in zip(order.ids, order.args, inputs, strict=True):
                 if id not in here and id != self.current:
-                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs, order.attempt))
+                    self.todo.append(Item(id, order.fn, order.timeout_s, args, needs, order.attempt, order.yields))
 
     def _give_back(self, ids: tuple[int, ...]) -> None:
         """Those that wait here; said again for those that do not, nothing."""
@@ -230,7 +229,8 @@ class Slot:
     def run_item(self, item: Item) -> None:
         """A plain function, to its end."""
         began_s = time.perf_counter()
-        id = self.current = item.id
+        id, self.yields = item.id, item.yields
+        self.current = id
         try:
             function = self.functions.get(item.fn)
             args, kwargs = encoding.decode_call(item.args, self.shares, self.inputs_of(item))
@@ -294,9 +294,16 @@ class Slot:
 
     def _on_term(self, *_: Any) -> None:
         self.leaving = True
+        if self.current and self.yields:
+            self._stop()
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:
         if self.current and self.board.to_stop() == self.current:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.told != self.current:
+            self.told = self.current
             raise Stopped
 
     def _on_alarm(self, *_: Any) -> None:

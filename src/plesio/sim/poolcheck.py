@@ -200,6 +200,10 @@ class Reference:
         self.tasks[fact.id].failures += 1
         self._back(fact.id, fact.slot, fact.due_s)
 
+    def _yielded(self, fact: f.TaskYielded) -> None:
+        self._back(fact.id, fact.slot)
+        self.tasks[fact.id].at_s = fact.at_s
+
     def _forgotten(self, fact: f.TasksForgotten) -> None:
         for id in fact.ids:
             task = self.forgotten[id] = self.tasks.pop(id)
@@ -230,6 +234,7 @@ class Reference:
         f.TaskRevived: _revived,
         f.TasksReturned: _returned,
         f.AttemptFailed: _failed,
+        f.TaskYielded: _yielded,
         f.TasksForgotten: _forgotten,
         f.SlotJoined: _slot_joined,
         f.SlotEnded: _slot_ended,

@@ -47,6 +47,7 @@ class Client:
         timeout_s: float | None = None,
         retries: int | None = None,
         requires: dict[str, float] | None = None,
+        yields_s: float | None = None,
         block: bool = True,
         kwargs: dict[str, Any] | None = None,
     ) -> Future:
@@ -55,10 +56,12 @@ class Client:
         fn: a function at the top of a module, or its name 'package.module:function'. priority: higher ones begin
         earlier, and none waits for ever. key: a task with the same key in the queue is not made twice. delay_s: not
         before. timeout_s: of one attempt. retries: when it raises or runs out of time. requires: tags of the worker,
-        {'gpu': 1}. block: when the queue is full, wait; else raise QueueFull. kwargs: the function's keyword arguments.
+        {'gpu': 1}. yields_s: it takes long, and leaves its slot to a task of a higher priority: `errors.Stopped` is
+        raised in it, which it has so many seconds to handle, and it runs again later. block: when the queue is full,
+        wait; else raise QueueFull. kwargs: the function's keyword arguments.
         Raises UserError for what cannot be a task, CannotSend for arguments that cannot be sent.
         """
-        recipe = self._recipe(fn, queue, priority, timeout_s, retries, requires)
+        recipe = self._recipe(fn, queue, priority, timeout_s, retries, requires, yields_s)
         if any(type(arg) is Future for arg in args) or kwargs:
             args = tuple(_refer(arg) for arg in args)
             kwargs = {name: _refer(arg) for name, arg in (kwargs or {}).items()}
@@ -70,10 +73,10 @@ class Client:
         self._link.confirm(timeout)
 
     def _recipe(self, fn: Any, *said: Any) -> Recipe:
-        plain = said == (None, None, None, None, None)
+        plain = all(option is None for option in said)
         known = self._recipes.get(fn) if plain else None
         if known is None:
-            names = ("queue", "priority", "timeout_s", "retries", "requires")
+            names = ("queue", "priority", "timeout_s", "retries", "requires", "yields_s")
             known = self._link.same(recipe_of(fn, dict(zip(names, said, strict=True))))
             if plain:
                 self._recipes[fn] = known

@@ -24,6 +24,7 @@ class Options(msgspec.Struct, frozen=True):
     timeout_s: float = 0.0
     retries: int = 0
     requires: tuple[tuple[str, float], ...] = ()
+    yields_s: float = 0.0
 
 
 def task(
@@ -33,6 +34,7 @@ def task(
     timeout_s: float = 0.0,
     retries: int = 0,
     requires: dict[str, float] | None = None,
+    yields_s: float = 0.0,
     run: Literal["process", "thread"] = "process",
 ) -> Callable[[F], F]:
     """A function that says how its tasks are run; called, it is the plain function.
@@ -40,7 +42,7 @@ def task(
     run: 'thread': many calls at a time in threads of one process, for functions that wait. Coroutines always may.
     The rest: see Client.submit, where it may be said otherwise.
     """
-    options = Options(queue, priority, timeout_s, retries, tuple(sorted((requires or {}).items())))
+    options = Options(queue, priority, timeout_s, retries, tuple(sorted((requires or {}).items())), yields_s)
 
     def mark(function: F) -> F:
         function.__plesio_options__ = options  # type: ignore[attr-defined]
@@ -84,8 +86,9 @@ def recipe_of(function: str | Callable[..., Any], changes: dict[str, Any]) -> Re
         said["requires"] = tuple(sorted((str(tag), float(amount)) for tag, amount in said["requires"].items()))
     if said:
         options = msgspec.structs.replace(options, **said)
-    if options.timeout_s < 0 or options.retries < 0:
-        raise UserError("timeout_s and retries are not negative")
+    if options.timeout_s < 0 or options.retries < 0 or options.yields_s < 0:
+        raise UserError("timeout_s, retries and yields_s are not negative")
     return Recipe(
-        name_of(function), options.queue, options.priority, float(options.timeout_s), options.retries, options.requires
-    )
+        name_of(function), options.queue, options.priority, float(options.timeout_s), options.retries, options.requires,
+        float(options.yields_s),
+    )  # fmt: skip

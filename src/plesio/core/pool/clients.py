@@ -249,7 +249,7 @@ def stop_running(turn: Turn, call: Call, but: str = "") -> None:
         turn.order(e.Revoke(slot, (call.id,)))
         seat, known = turn.volatile.seats.get(slot), turn.durable.slots.get(slot)
         if known is not None:
-            turn.order(e.StopTask(known.node, slot, known.incarnation, call.id))
+            turn.order(e.StopTask(known.node, slot, known.incarnation, call.id, call.recipe.yields_s))
         if seat is not None:
             seat.drop(call.id)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from plesio.core.facts import LeaderElected
 from plesio.core.membership import Pulse
-from plesio.core.pool import clients, messages, retention, schedule, work
+from plesio.core.pool import clients, messages, retention, schedule, work, yielding
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
@@ -83,6 +83,7 @@ def _tick(turn: Turn, _: s.Tick) -> None:
     messages.return_of_gone(turn)
     schedule.rebalance(turn)
     schedule.speculate(turn)
+    yielding.ask_to_yield(turn)
     if volatile.heavy:
         retention.forget_heavy(turn)
     if turn.now_s - volatile.swept_s > SWEEP_S:

@@ -63,7 +63,7 @@ class TellFailure(Effect, frozen=True):
 class Order(msgspec.Struct, frozen=True, array_like=True):
     """Tasks of one function. inputs: of each task, the results that its arguments refer to, as (id, result).
 
-    attempt: how many of each are over; the same number comes back with a failure.
+    attempt: how many of each are over; the same number comes back with a failure. yields: they are told when the slot ends.
     """
 
     fn: str
@@ -72,6 +72,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     args: tuple[bytes, ...]
     inputs: tuple[tuple[tuple[int, bytes], ...], ...] = ()
     attempt: int = 0
+    yields: bool = False
 
 
 class Run(Effect, frozen=True):
@@ -112,12 +113,13 @@ class Disconnect(Effect, frozen=True):
 
 
 class StopTask(Effect, frozen=True):
-    """To a slot's node: end this task if the slot is at it."""
+    """To a slot's node: end this task if the slot is at it. grace_s: what it has for that; 0: as any other."""
 
     node: str
     slot: str
     incarnation: str
     id: int
+    grace_s: float = 0.0
 
 
 AnyEffect = (

@@ -88,6 +88,14 @@ class TasksReturned(Fact, frozen=True):
     suspect: int = 0
 
 
+class TaskYielded(Fact, frozen=True):
+    """It has left its slot, as it was told to, or was put out. It waits from now on."""
+
+    id: int
+    slot: str
+    at_s: float
+
+
 class AttemptFailed(Fact, frozen=True):
     """A task failed and will be tried again at `due_s`. kind: see outcome.py."""
 
@@ -160,6 +168,6 @@ class QueueRemoved(Fact, frozen=True):
 
 AnyFact = (
     LeaderElected | ClientJoined | TasksSubmitted | Published | TopicSet | TasksLeased | TasksDone | TasksReturned
-    | AttemptFailed | TaskDied
+    | AttemptFailed | TaskDied | TaskYielded
     | TasksCancelled | TaskRevived | TasksForgotten | SlotJoined | SlotEnded | QueueSet | QueueRemoved | PeerRefused
 )  # fmt: skip

@@ -16,7 +16,8 @@ class Recipe(msgspec.Struct, frozen=True, array_like=True):
     """All that tasks may have in common. fn: 'package.module:function', or 'path/to/script.py:function'.
 
     retries: how often one that raised, or ran out of time, runs again. requires: what a worker's tags must offer at
-    least, as (tag, amount). timeout_s: 0: none; seconds of one attempt, from when it begins to run.
+    least, as (tag, amount). timeout_s: 0: none; seconds of one attempt, from when it begins to run. yields_s: it holds its
+    slot for long, and leaves it for a task of a higher priority, when told to, within so many seconds; 0: it does not.
     """
 
     fn: str
@@ -25,6 +26,7 @@ class Recipe(msgspec.Struct, frozen=True, array_like=True):
     timeout_s: float = 0.0
     retries: int = 0
     requires: tuple[tuple[str, float], ...] = ()
+    yields_s: float = 0.0
 
 
 class QueueSettings(msgspec.Struct, frozen=True, array_like=True):

@@ -9,10 +9,12 @@ from __future__ import annotations
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool.book import Call, Lane
+from plesio.core.pool.recipe import Recipe
 from plesio.core.pool.turn import Bucket, Seat, Turn
 from plesio.core.taskbook import TaskState
 
 WINDOW_S = 0.004  # work that a slot has in front of it
+LONG_S = 1e6  # a task that yields its slot takes long
 WINDOW = 128  # ... in tasks at most
 BURST = 4096  # tasks dealt in one turn at most, so that messages are read in between
 
@@ -30,7 +32,7 @@ def schedule(turn: Turn) -> None:
         dealt += given
         head = lane.head()
         if not given and head is not None:  # it waits for one of these to be idle: nothing that is after it goes there
-            seats = [seat for seat in seats if not _fits(turn, seat, lane, head)]
+            seats = [seat for seat in seats if not fits(turn, seat, lane, head)]
         lanes = [lane for lane in lanes[not given :] if may_begin(turn, lane)]
     for key in [key for key, lane in turn.book.lanes.items() if lane.head() is None]:
         del turn.book.lanes[key]
@@ -66,12 +68,12 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     """Gives the lane's next tasks to one slot: as many as have room there, but not all to one of several. How many."""
     head = lane.head()
     assert head is not None
-    cost_s = _cost_s(turn, head.recipe.fn)
-    able = [seat for seat in seats if _fits(turn, seat, lane, head) and _has_room(seat, cost_s)]
+    each_s = cost_s(turn, head.recipe)
+    able = [seat for seat in seats if fits(turn, seat, lane, head) and _has_room(seat, each_s)]
     if not able:
         return 0
     turn.volatile.choices += 1
-    seat = able[turn.policies.placement.choose(able, cost_s or 0.0, turn.volatile.choices)]
+    seat = able[turn.policies.placement.choose(able, each_s or 0.0, turn.volatile.choices)]
     share = max(1, len(lane) // (2 * len(able)))
     rate_per_s = turn.book.queues[lane.queue].settings.rate_per_s
     most = min(share, _allowed(turn, lane.queue, rate_per_s))
@@ -79,7 +81,7 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     recipe = head.recipe
     if not seat.tasks:
         seat.progress_s = turn.now_s
-    while len(calls) < most and _has_room(seat, cost_s):
+    while len(calls) < most and _has_room(seat, each_s):
         call = lane.head()
         if call is None or call.recipe is not recipe:
             break
@@ -87,8 +89,8 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
             break
         lane.take()
         calls.append(call)
-        seat.tasks[call.id] = cost_s or 0.0
-        seat.backlog_s += cost_s or 0.0
+        seat.tasks[call.id] = each_s or 0.0
+        seat.backlog_s += each_s or 0.0
     turn.emit(f.TasksLeased(seat.name, tuple([call.id for call in calls])))
     turn.runs.setdefault(seat.name, []).extend(calls)
     if rate_per_s > 0:
@@ -96,12 +98,14 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     return len(calls)
 
 
-def _cost_s(turn: Turn, fn: str) -> float | None:
+def cost_s(turn: Turn, recipe: Recipe) -> float | None:
     """Seconds that a slot is taken by one call; None: not known yet. Concurrent ones share it."""
-    return 0.0 if fn in turn.volatile.concurrent else turn.volatile.costs_s.get(fn)
+    if recipe.fn in turn.volatile.concurrent:
+        return 0.0
+    return LONG_S if recipe.yields_s > 0 else turn.volatile.costs_s.get(recipe.fn)
 
 
-def _fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
+def fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
     """Does the slot offer what the lane requires, and the function?"""
     if not seat.offers(lane.requires):
         return False
@@ -152,11 +156,13 @@ def speculate(turn: Turn) -> None:
     idle = [seat for seat in seats.values() if not seat.tasks and not seat.leaving]
     if room <= 0 or not idle:
         return
-    late = []
+    late: list[tuple[float, Call]] = []
     for seat in seats.values():
         id = next(iter(seat.tasks), 0)
         call = turn.book.calls.get(id)
         if call is None or call.state is not TaskState.LEASED or call.owner != seat.name or id in copies:
+            continue
+        if call.recipe.yields_s > 0:  # two of it would be two members of its run
             continue
         usual_s = None if call.recipe.fn in turn.volatile.concurrent else turn.volatile.costs_s.get(call.recipe.fn)
         spent_s = turn.now_s - seat.progress_s
@@ -164,7 +170,7 @@ def speculate(turn: Turn) -> None:
             late.append((spent_s, call))
     for _, call in sorted(late, key=lambda x: -x[0])[:room]:
         lane = turn.book.lane(call.recipe)
-        able = [seat for seat in idle if _fits(turn, seat, lane, call)]
+        able = [seat for seat in idle if fits(turn, seat, lane, call)]
         if not able:
             continue
         seat = max(able, key=lambda seat: seat.speed)

@@ -212,6 +212,14 @@ def _tasks_returned(state: Durable, fact: f.TasksReturned) -> None:
         state.book.calls[fact.suspect].losses += 1
 
 
+def _task_yielded(state: Durable, fact: f.TaskYielded) -> None:
+    state.latest_s = max(state.latest_s, fact.at_s)
+    call = state.book.calls[fact.id]
+    call.tries += 1
+    call.at_s = fact.at_s
+    state.book.give_back(call)
+
+
 def _attempt_failed(state: Durable, fact: f.AttemptFailed) -> None:
     call = state.book.calls[fact.id]
     if fact.kind in BY_CRASHES:
@@ -268,6 +276,7 @@ _APPLY: dict[type, Callable[[Durable, Any], None]] = {
     f.TasksLeased: _tasks_leased,
     f.TasksDone: _tasks_done,
     f.TasksReturned: _tasks_returned,
+    f.TaskYielded: _task_yielded,
     f.AttemptFailed: _attempt_failed,
     f.TaskDied: _task_died,
     f.TasksCancelled: _tasks_cancelled,

@@ -21,6 +21,7 @@ from plesio.policies.rate_aware import RateAware
 from plesio.policies.speculation import Speculation
 from plesio.policies.stealing import Stealing
 
+RESERVED = "@"  # begins tags that only the pool gives its own slots
 MESSAGE_BYTES = 16 << 20  # of values in a message to a client or slot, unless one alone is larger
 
 
@@ -49,7 +50,9 @@ class Seat:
         self.progress_s = now_s  # when it last finished something, or got something while it had nothing
 
     def offers(self, requires: tuple[tuple[str, float], ...]) -> bool:
-        """Has it all that is required?"""
+        """Has it all that is required? A slot with a tag of the pool's own has nothing for those that do not require it."""
+        if any(tag.startswith(RESERVED) for tag in self.tags.keys() - dict(requires)):
+            return False
         return all(self.tags.get(tag, 0.0) >= amount for tag, amount in requires)
 
     def drop(self, id: int) -> None:
@@ -79,6 +82,7 @@ class Volatile:
         self.costs_s: dict[str, float] = {}  # by function: seconds of one call on an average slot
         self.unfit: dict[tuple[str, str], str] = {}  # (node, function) -> why it cannot be imported there
         self.concurrent: set[str] = set()  # functions of which a slot may run many calls at once
+        self.yielding: dict[str, tuple[int, float]] = {}  # by slot: the task that was asked to leave it, and when
         self.copies: dict[int, str] = {}  # task -> the slot that runs a second copy of it
         self.buckets: dict[str, Bucket] = {}
         self.getters: dict[str, dict[tuple[str, int], int]] = {}  # by queue: (session, number) -> messages wanted
@@ -192,7 +196,8 @@ class Turn:
         recipe, known = group[0].recipe, self.book.calls
         inputs = tuple((need, known[need].result) for need in group[0].needs)
         ids, args = tuple(c.id for c in group), tuple(c.args for c in group)
-        return e.Order(recipe.fn, recipe.timeout_s, ids, args, (inputs,) if inputs else (), group[0].tries)
+        needs, yields = (inputs,) if inputs else (), recipe.yields_s > 0
+        return e.Order(recipe.fn, recipe.timeout_s, ids, args, needs, group[0].tries, yields)
 
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int]]:

@@ -10,12 +10,14 @@ from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import Call
 from plesio.core.pool.clients import MAX_NAME, end_alias, ended, stop_running
 from plesio.core.pool.messages import CLIENT_OWNS
+from plesio.core.pool.schedule import LONG_S
 from plesio.core.pool.state import Slot
 from plesio.core.pool.turn import Seat, Turn
 from plesio.core.taskbook import TaskState
 from plesio.policies.power_of_two import draw
 
 BACKOFF_S, MAX_BACKOFF_S = 0.1, 60.0
+BY_OTHERS = (outcome.CANCELLED, outcome.LOST, outcome.CRASHED)  # ends of a slot under a task that yields: not its fault
 WEIGHT = 0.3  # of the newest measurement in a moving average
 
 
@@ -64,7 +66,8 @@ def slot_up(turn: Turn, stimulus: s.SlotUp) -> None:
         if id not in leases:
             turn.order(e.Revoke(stimulus.slot, (id,)))
     for call in list(leases.values()):
-        seat.tasks[call.id] = 0.0
+        seat.tasks[call.id] = LONG_S if call.recipe.yields_s > 0 else 0.0
+        seat.backlog_s += seat.tasks[call.id]
         if call.id not in holds:
             turn.runs.setdefault(stimulus.slot, []).append(call)
 
@@ -98,7 +101,7 @@ def end_slot(turn: Turn, slot: Slot, reason: str, blameless: bool = False) -> No
     turn.volatile.unfit.clear()  # who had a function may be gone: the others are asked anew
     held = list(turn.book.leases.get(slot.name, {}).values())
     if held:
-        suspect = None if blameless else held[0]
+        suspect = None if blameless or held[0].recipe.yields_s > 0 else held[0]
         if suspect is not None and suspect.losses + 1 >= outcome.LOSSES:
             message = f"its worker was lost {outcome.LOSSES} times while it ran"
             die(turn, suspect, slot.name, outcome.LOST, message)
@@ -187,7 +190,9 @@ def failed(turn: Turn, stimulus: s.Failed) -> None:
 def fail(turn: Turn, call: Call, slot: str, kind: str, message: str) -> None:
     """One attempt of a leased task failed: it is tried again, or dies."""
     kind = kind if kind in outcome.KINDS else outcome.RAISED
-    if kind == outcome.NOT_FOUND:
+    if call.recipe.yields_s > 0 and kind in BY_OTHERS:
+        turn.emit(f.TaskYielded(call.id, slot, turn.now_s))
+    elif kind == outcome.NOT_FOUND:
         _unfit(turn, call, slot, message)
     elif kind in outcome.BY_RETRIES and call.attempts < call.recipe.retries:
         spread = 0.5 + draw(call.id, call.attempts) / (1 << 64)
