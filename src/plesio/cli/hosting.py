@@ -78,7 +78,7 @@ def serve(
     settings = HostSettings(
         folder=str(folder), token=token, listener=listener.detach(), slots=slots,
         local=-1 if local is None else local.detach(), sync=sync, tls=files, tags=amounts,
-        memory_bytes=memory_mb << 20, order=order, placement=placement,
+        memory_bytes=memory_mb << 20, order=order, placement=placement, runs=True,
     )  # fmt: skip
     say(f"pool in {shown} listens on {host}:{port}, {slots} slots here; logs in {shown / 'logs'}; Ctrl-C ends it")
     say(_invitation(host, port, token_path, bool(files)))

@@ -11,8 +11,9 @@ import typer
 from typer.core import TyperCommand
 
 from plesio.cli import bench, pool, queue, tasks
+from plesio.cli import runs as training
 from plesio.cli.options import TLS_HELP
-from plesio.errors import PlesioError
+from plesio.errors import PlesioError, UserError
 
 app = typer.Typer(
     help="Train models on machines that do not wait for each other.",
@@ -28,6 +29,7 @@ STRATEGY_HELP = (
 TENSORBOARD_HELP = "Write TensorBoard event files to RUN/tensorboard; needs plesio[tensorboard]."
 KEEP_HELP = "Keep so many of the newest snapshots, and a few older ones spread over the run."
 TOKEN_HELP = "File with the run's token; made when it is missing. Default with --listen: RUN/token."
+ON_HELP = "HOST:PORT of a pool (with its --token-file), or the folder of one on this machine."
 ScriptArgs = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -55,10 +57,17 @@ def run(
     chaos: Annotated[str, typer.Option(help="For trying out: 'kill learner-1 at 30s; kill coordinator at 60s'.")] = "",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
     keep_snapshots: Annotated[int, typer.Option(help=KEEP_HELP, min=1)] = 3,
+    on: Annotated[Optional[str], typer.Option(help=ON_HELP)] = None,
+    priority: Annotated[int, typer.Option(help="With --on: higher ones have slots first; lower ones leave theirs.")] = 0,
+    require: Annotated[
+        Optional[list[str]], typer.Option(help="With --on: a tag of the learners' workers, e.g. gpu=1. Repeat.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="With --on: hand it in, and do not follow it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="summary.json on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Train SCRIPT with several learners on this machine; kills, stragglers and restarts lose nothing.
 
+    With --on the learners are on a pool's workers, beside its other tasks; the folder we are in travels there.
     Example: plesio run --learners 3 --until-tokens 1000000 examples/gpt.py --batch 8
     """
     from plesio.cli import launch
@@ -75,6 +84,12 @@ def run(
         epochs=epochs,
         name=name or time.strftime("%Y%m%d-%H%M%S"),
     )
+    if on is not None:
+        unused = {"--listen": listen != "127.0.0.1:0", "--slow": slow, "--chaos": chaos, "--tensorboard": tensorboard}
+        if wrong := [option for option, given in unused.items() if given]:
+            raise UserError(f"{', '.join(wrong)}: not with --on")
+        training.start(spec, script, on, token_file, tls, priority, require, detach, as_json)
+        return
     options = launch.Options(
         listen=listen, token_file=token_file, tls=tls, slow=slow, chaos=chaos, tensorboard=tensorboard,
         keep_snapshots=keep_snapshots, as_json=as_json,
@@ -227,6 +242,7 @@ def cert(
 for command in (pool.up, pool.worker, pool.submit):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(training.app, name="runs")
 app.add_typer(queue.app, name="queue")
 app.add_typer(bench.app, name="bench")
 

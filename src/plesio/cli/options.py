@@ -40,7 +40,7 @@ def read_amounts(words: list[str] | None, what: str) -> dict[str, float]:
             amounts[name] = float(amount) if given else 1.0
         except ValueError:
             name = ""
-        if not name or not 0 <= amounts[name] < float("inf"):
+        if not name or name.startswith("@") or not 0 <= amounts[name] < float("inf"):
             raise UserError(f"{what} {word!r} is not NAME=NUMBER, e.g. gpu=1")
     return amounts
 

@@ -37,6 +37,7 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     order: str = "aging"  # names of policies, see registry.py
     placement: str = "rate-aware"
+    runs: bool = False  # does it host training runs?
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

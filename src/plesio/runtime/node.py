@@ -33,6 +33,7 @@ from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel, connect
 from plesio.wire.tls import Tls, load
 
+OWN = (("@host", 1.0),)  # what a slot for the pool's own tasks offers
 BEAT_S = 0.5
 LOOK_S = 0.1  # between two looks at deadlines and memory
 OVERTIME_S = 2.0  # a task that does not stop when told to has so long until its process is killed
@@ -57,13 +58,16 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     tls: str = ""
     pool: str = ""  # see SlotSettings
+    own: bool = False  # one slot more, for the pool's own tasks: the runs that it hosts
 
 
 class Place:
     """Where a slot runs, again and again. Owned by the node."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tags: tuple[tuple[str, float], ...], memory_bytes: int) -> None:
         self.name = name
+        self.tags = tags
+        self.memory_bytes = memory_bytes
         self.board = Board()
         self.pid = 0
         self.incarnation = ""
@@ -92,7 +96,10 @@ class Node:
         self.other_ended = other_ended
         self.in_child = in_child
         self.tell = tell or (lambda words: None)
-        self.places = [Place(f"{settings.name}.{i}") for i in range(settings.slots)]
+        limits = settings.tags, settings.memory_bytes
+        self.places = [Place(f"{settings.name}.{i}", *limits) for i in range(settings.slots)]
+        if settings.own:
+            self.places.append(Place(f"{settings.name}.own", OWN, 0))
         self.channel: BlockingChannel | None = None
         self.outbox: list[s.SlotExited] = []
         self.leaving = self.hurry = False
@@ -233,8 +240,9 @@ class Node:
             log_to(Path(self.settings.folder) / f"{place.name}.log")
             known = self.settings
             settings = SlotSettings(
-                known.host, known.port, known.token, place.name, known.name, place.incarnation, known.tags, known.pool
-            )
+                known.host, known.port, known.token, place.name, known.name, place.incarnation, place.tags, known.pool,
+                known.folder,
+            )  # fmt: skip
             slot_main(settings, place.board, self.tls)
             code = 0
         except SystemExit as end:
@@ -283,10 +291,10 @@ class Node:
                 os.kill(place.pid, signal.SIGUSR1)
 
     def _watch(self, now_s: float) -> None:
-        limit_bytes = self.settings.memory_bytes
         for place in self.places:
             if not place.pid:
                 continue
+            limit_bytes = place.memory_bytes
             running, deadline_s = place.board.running()
             if running != place.stopping[0]:
                 place.stopping = (0, 0.0)

@@ -54,7 +54,7 @@ class Host:
                 host=near(host) if self.local is None else local_path(settings.folder), port=port,
                 token=settings.token, name=settings.name, slots=settings.slots,
                 folder=str(Path(settings.folder) / "logs"), tags=settings.tags, memory_bytes=settings.memory_bytes,
-                pool=settings.folder,
+                pool=settings.folder, own=settings.runs,
             ),
             self.tls,
             self._ended,

@@ -21,6 +21,7 @@ from plesio.core.pool import outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.recipe import HEAVY
 from plesio.errors import AccessRefused, CannotSend, Stopped, WireError
+from plesio.runtime import here
 from plesio.runtime.board import Board
 from plesio.runtime.functions import Functions, NotImportable, told
 from plesio.runtime.segments import shares_in
@@ -56,6 +57,7 @@ class SlotSettings(msgspec.Struct, frozen=True):
     incarnation: str
     tags: tuple[tuple[str, float], ...] = ()
     pool: str = ""  # the pool's folder, on its own machine: large values go through shared memory
+    logs: str = ""  # the node's folder for logs
 
 
 class Item(msgspec.Struct):
@@ -133,6 +135,9 @@ class Slot:
         )
         for message in list(self.sent):
             self._tell(message, keep=False)
+        for fn, mode in self.modes.items():
+            if mode:  # a coordinator that was started again does not know
+                self._tell(s.Concurrent(known.slot, known.incarnation, fn), keep=False)
 
     def _tell(self, message: msgspec.Struct, keep: bool = True) -> None:
         if keep:
@@ -316,5 +321,6 @@ class Slot:
 
 def main(settings: SlotSettings, board: Board, tls: Tls | None) -> None:
     """The whole life of a slot's process, forked by its node."""
+    here.enter(settings, tls)
     with contextlib.suppress(KeyboardInterrupt):
         Slot(settings, board, tls).serve()

@@ -41,13 +41,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
     keep_snapshots: int = snapshots.DEFAULT.last
     tls: Tls | None = None
+    local: bool = True  # are its learners processes of this machine?
 
 
 class Supervisor(Crew):
     """All processes of a run on this machine. `run` returns when the run is finished or stopped."""
 
     def __init__(self, plan: Plan, show: Callable[[m.Status], None], say: Callable[[str], None]) -> None:
-        names = ["coordinator", "synchronizer", *(f"learner-{i}" for i in range(plan.spec.learners))]
+        names = ["coordinator", "synchronizer", *(f"learner-{i}" for i in range(plan.spec.learners * plan.local))]
         super().__init__(plan.run_dir, names, plan.token, say, plan.tls)
         self.plan = plan
         self.show = show

@@ -113,8 +113,8 @@ def fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
 
 
 def _has_room(seat: Seat, cost_s: float | None) -> bool:
-    """An idle slot always has; another one for what is known to be short."""
-    if not seat.tasks:
+    """An idle slot always has, and one of the pool's own; another one for what is known to be short."""
+    if not seat.tasks or seat.own:
         return True
     return cost_s is not None and len(seat.tasks) < WINDOW and seat.backlog_s + cost_s <= WINDOW_S
 
@@ -126,7 +126,7 @@ def _is_open(turn: Turn, seat: Seat) -> bool:
 
 def _is_stuck(turn: Turn, seat: Seat) -> bool:
     """Is it at a task for longer than expected? One that runs many at a time has begun them all."""
-    if not turn.policies.stealing.is_stuck(len(seat.tasks), turn.now_s - seat.progress_s):
+    if seat.own or not turn.policies.stealing.is_stuck(len(seat.tasks), turn.now_s - seat.progress_s):
         return False
     first = turn.book.calls.get(next(iter(seat.tasks)))
     return first is None or first.recipe.fn not in turn.volatile.concurrent

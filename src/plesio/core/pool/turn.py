@@ -37,12 +37,13 @@ class Policies(msgspec.Struct, frozen=True):
 class Seat:
     """What is known of a connected slot. Owned by the schedule. tasks: what it has, in order, with the cost of each."""
 
-    __slots__ = ("backlog_s", "leaving", "name", "node", "progress_s", "speed", "tags", "tasks")
+    __slots__ = ("backlog_s", "leaving", "name", "node", "own", "progress_s", "speed", "tags", "tasks")
 
     def __init__(self, name: str, node: str, tags: tuple[tuple[str, float], ...], now_s: float) -> None:
         self.name = name
         self.node = node
         self.tags = dict(tags)
+        self.own = any(tag.startswith(RESERVED) for tag in self.tags)  # for the pool's own tasks, all at once
         self.tasks: dict[int, float] = {}
         self.backlog_s = 0.0
         self.speed = 1.0
@@ -51,7 +52,7 @@ class Seat:
 
     def offers(self, requires: tuple[tuple[str, float], ...]) -> bool:
         """Has it all that is required? A slot with a tag of the pool's own has nothing for those that do not require it."""
-        if any(tag.startswith(RESERVED) for tag in self.tags.keys() - dict(requires)):
+        if self.own and not any(tag.startswith(RESERVED) for tag, _ in requires):
             return False
         return all(self.tags.get(tag, 0.0) >= amount for tag, amount in requires)
 
