@@ -18,6 +18,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("sums", "reduced on the workers: sum 31999996000000, mean 3999999.5"),
         ("fetch", "100 pages, 7900 bytes, all ok: True"),
         ("stages", "modules; most begin with"),
+        ("kmeans", "10 centres of 1797 digits, still after 15 iterations; purity 0.79"),
+        ("search", "1215 steps instead of 10800; the best of 18 trials has 9"),
     ],
 )
 def test_an_example_of_tasks_says_what_it_should(name: str, says: str, tmp_path: Path) -> None:

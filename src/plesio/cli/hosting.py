@@ -68,7 +68,7 @@ def serve(
             host, port = listener.getsockname()[:2]
             told = Running(
                 host=near(host), port=port, pid=os.getpid(), started=started(os.getpid()), embedded=False,
-                token_file=str(token_path), tls=files,
+                token_file=str(token_path), tls=files, listens=host,
             )  # fmt: skip
             local = bind_local(folder)
             announce(folder, told)

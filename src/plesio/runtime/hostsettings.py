@@ -43,7 +43,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """Where a folder's pool is found, and by which process: `started` tells it from a later one of the same number.
 
-    embedded: it ends with its last client. token_file, tls: what a client on this machine needs.
+    embedded: it ends with its last client. token_file, tls: what a client on this machine needs. listens: on which of its
+    addresses, which host is how to reach from this machine.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     embedded: bool
     token_file: str
     tls: str = ""
+    listens: str = "127.0.0.1"
 
 
 def local_path(folder: str | Path) -> str:
