@@ -1,7 +1,7 @@
 """k-means on scikit-learn's bundled digits by map and reduce: each iteration maps shards of the data, and combines sums.
 
-Distributed Lloyd (Lloyd 1982): a worker assigns its shard's images to the nearest centre and returns sums and counts; those are
-added pairwise on the workers; the client moves the centres. The result is that of one machine.
+Distributed Lloyd (Lloyd 1982): a worker assigns its shard's images to the nearest centre and returns sums and counts;
+those are added pairwise on the workers; the client moves the centres. The result is that of one machine.
 """
 
 import numpy as np
@@ -44,10 +44,11 @@ if __name__ == "__main__":
     centres = points[np.random.default_rng(0).choice(len(points), CENTRES, replace=False)]
     shards = np.array_split(points, SHARDS)
     with plesio.connect() as client:
-        for iteration in range(1, ITERATIONS + 1):
+        shift, iteration = 1.0, 0
+        while shift > 1e-9 and iteration < ITERATIONS:
+            iteration += 1
             total = client.reduce(partial, [(shard, centres) for shard in shards], combine=add)
             moved = total[:, :-1] / np.maximum(total[:, -1:], 1)
             shift, centres = np.abs(moved - centres).max(), moved
-            if shift < 1e-9:
-                break
-    print(f"{CENTRES} centres of {len(points)} digits, still after {iteration} iterations; purity {purity(points, labels, centres):.2f}")
+    share = purity(points, labels, centres)
+    print(f"{CENTRES} centres of {len(points)} digits, still after {iteration} iterations; purity {share:.2f}")

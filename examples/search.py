@@ -1,7 +1,7 @@
 """A search for hyper-parameters and architecture of a CNN on the digits; bad trials are stopped early.
 
-Successive halving (Jamieson & Talwalkar 2016): 18 trials train for a little, the better third goes on from where it was for three
-times as long, and so on. A trial's state travels as its result, so that any worker goes on with it.
+Successive halving (Jamieson & Talwalkar 2016): 18 trials train for a little, the better third goes on from where it was for
+three times as long, and so on. A trial's state travels as its result, so that any worker goes on with it.
 """
 
 import torch
@@ -64,4 +64,5 @@ if __name__ == "__main__":
                 break
             alive = [(trial, state) for (trial, _), (_, state) in found[: max(1, len(alive) // KEEP)]]
             begin, steps = begin + steps, steps * KEEP
-    print(f"{spent} steps instead of {(begin + steps) * len(trials)}; the best of {len(trials)} trials has {found[0][1][0]:.0%}")
+    everything, best = (begin + steps) * len(trials), found[0][1][0]
+    print(f"{spent} steps instead of {everything}; the best of {len(trials)} trials has {best:.0%}")
