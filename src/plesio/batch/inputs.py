@@ -11,24 +11,25 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from plesio.batch import records
-from plesio.batch.readers import READERS
+from plesio.batch.readers import lines, parquet, rows
 from plesio.errors import UserError
 
 FILES = "files"
-FORMATS = (*READERS, FILES)
+FORMATS = ("jsonl", "text", "csv", "parquet", FILES)
 EXTENSIONS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz")
 FORMS = {"jsonl": "jsonl", "text": "text", "csv": "rows", "parquet": "rows", FILES: "files"}  # see records.py
 BUFFER_BYTES = 1 << 20
+HELD_BYTES = 1 << 20  # of records that are no lines; after so many what was read is given
 HEAD_BYTES = 1 << 16  # of a file, by which it is known again
 
 
@@ -63,32 +64,48 @@ class Input:
         one = self.fs is None and len(self.paths) == 1 and FORMS[self.format] in records.LINES
         return one and self.paths[0] != "-" and not self.paths[0].endswith(COMPRESSED)
 
-    def read(self, start: Position) -> Iterator[Any]:
-        """From there to the end. Raises UserError for what is not of its format, OSError."""
-        if self.format == FILES:
-            yield from self._whole_files(start.records)
-        elif self._seeks:
-            yield from self._from_offset(start.offset)
-        else:
-            yield from itertools.islice(self._all(), start.records, None)
+    def read(self, start: Position, count: int) -> Iterator[list[Any]]:
+        """From there to the end, up to so many at once; `offset` is behind them. Raises UserError, OSError."""
+        if self.form in records.LINES:
+            yield from self._lines(start, count)
+            return
+        raws = self._rows(start.records) if self.form == "rows" else self._whole_files(start.records)
+        held: list[Any] = []
+        held_bytes = 0
+        for raw in raws:
+            held.append(raw)
+            held_bytes += records.size_bytes(raw)
+            if len(held) == count or held_bytes >= HELD_BYTES:
+                yield held
+                held, held_bytes = [], 0
+        if held:
+            yield held
 
-    def _from_offset(self, offset: int) -> Iterator[bytes]:
-        """Keeps the offset behind the line that was given last."""
-        with self._open(self.paths[0]) as file:
-            file.seek(offset)
-            self.offset = offset
-            yield from READERS[self.format](self._counted(file))
-
-    def _counted(self, file: BinaryIO) -> Iterator[bytes]:
-        for line in file:
-            self.offset += len(line)
-            yield line
-
-    def _all(self) -> Iterator[Any]:
+    def _lines(self, start: Position, count: int) -> Iterator[list[bytes]]:
+        """A file of its own is entered where it goes on; of others what comes before is read again."""
+        skip = 0 if self._seeks else start.records
         for number, path in enumerate(self.paths):
             self._number = number
             with self._open(path) as file:
-                yield from READERS[self.format](file)
+                if self._seeks:
+                    file.seek(start.offset)
+                    self.offset = start.offset
+                for chunk, size_bytes in lines(file, count, self.form == "text"):
+                    self.offset += size_bytes if self._seeks else 0
+                    gone = min(skip, len(chunk))
+                    skip -= gone
+                    if chunk[gone:]:
+                        yield chunk[gone:]
+
+    def _rows(self, skip: int) -> Iterator[Any]:
+        read = rows if self.format == "csv" else parquet
+        yield from itertools.islice(itertools.chain.from_iterable(self._each(read)), skip, None)
+
+    def _each(self, read: Callable[[BinaryIO], Iterator[Any]]) -> Iterator[Iterator[Any]]:
+        for number, path in enumerate(self.paths):
+            self._number = number
+            with self._open(path) as file:
+                yield read(file)
 
     def _whole_files(self, skip: int) -> Iterator[dict[str, Any]]:
         for number, path in enumerate(self.paths[skip:], skip):

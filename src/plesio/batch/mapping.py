@@ -141,7 +141,7 @@ class _Run:
         output.begin()
         try:
             flow.cancel()  # what a killed run has left in the pool
-            pieces = cut(self._raws(), self.resumed_from, self._position, batch, sort_by_length)
+            pieces = cut(self._chunks(batch), self.resumed_from, self._position, batch, sort_by_length)
             for span in flow.run(pieces):
                 if span is not None:
                     output.write(span.out, span.dead, span.count, span.after)
@@ -153,17 +153,14 @@ class _Run:
             with contextlib.suppress(PlesioError):
                 flow.cancel()
 
-    def _raws(self) -> Iterator[Any]:
+    def _chunks(self, batch: int) -> Iterator[list[Any]]:
         """Raises UserError, saying where, for what cannot be read."""
-        number = self.resumed_from
         try:
-            for raw in self.source.read(self.output.found.next):
-                yield raw
-                number += 1
+            yield from self.source.read(self.output.found.next, batch)
         except PlesioError:
             raise
         except Exception as error:  # a process edge: whatever the libraries of a format raise
-            raise UserError(f"{self.source.name} cannot be read behind its record {number}: {error}") from error
+            raise UserError(f"{self.source.name} cannot be read behind its record {self.read}: {error}") from error
 
     def _position(self, records: int) -> Position:
         self.read = records

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from plesio.errors import UserError
@@ -13,14 +14,13 @@ LONGEST_FIELD = 1 << 30  # of CSV
 ROWS = 1024  # of Parquet, read together
 
 
-def jsonl(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Its lines, each with its end. Those that are blank are no records."""
-    return (line for line in text(file) if not line.isspace())
-
-
-def text(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Its lines, each with its end, which the last one may lack."""
-    return (line if line.endswith(b"\n") else line + b"\n" for line in file)
+def lines(file: Iterable[bytes], count: int, blank: bool) -> Iterator[tuple[list[bytes], int]]:
+    """(its next lines, up to so many, each with its end; their bytes). blank: are blank ones records, too?"""
+    while chunk := list(itertools.islice(file, count)):
+        size_bytes = sum(map(len, chunk))
+        if not chunk[-1].endswith(b"\n"):
+            chunk[-1] += b"\n"
+        yield chunk if blank else [line for line in chunk if not line.isspace()], size_bytes
 
 
 def rows(file: BinaryIO) -> Iterator[dict[str, str] | list[str]]:
@@ -44,6 +44,3 @@ def parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
         raise UserError("Parquet needs pyarrow, which is not installed: pip install 'plesio[data]'") from error
     for batch in ParquetFile(file).iter_batches(batch_size=ROWS):
         yield from batch.to_pylist()
-
-
-READERS: dict[str, Callable[[Any], Iterator[Any]]] = {"jsonl": jsonl, "text": text, "csv": rows, "parquet": parquet}

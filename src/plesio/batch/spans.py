@@ -72,32 +72,34 @@ class Piece:
 
 
 def cut(
-    raws: Iterable[Any], first: int, after: Callable[[int], Any], batch: int, sort_by_length: bool
+    chunks: Iterable[list[Any]], first: int, after: Callable[[int], Any], batch: int, sort_by_length: bool
 ) -> Iterator[list[Piece]]:
-    """The pieces of one span after the other. first: index of the first record; after: where the input is at an index."""
-    most, most_bytes = (max(WINDOW, batch), WINDOW_BYTES) if sort_by_length else (batch, BATCH_BYTES)
+    """The pieces of one span after the other. chunks: of up to `batch` raw records; a span has one, or a window of them.
+
+    first: index of the first record; after: where the input is at an index.
+    """
     held: list[Any] = []
-    held_bytes = 0
-    for raw in raws:
-        held.append(raw)
-        held_bytes += size_bytes(raw)
-        if len(held) >= most or held_bytes >= most_bytes:
-            span = Span(first, held, after(first + len(held)))
-            yield _pieces(span, held, batch) if sort_by_length else [Piece(span, range(len(held)), held)]
-            first, held, held_bytes = first + len(held), [], 0
+    for chunk in chunks:
+        held += chunk
+        if not sort_by_length or len(held) >= WINDOW or sum(map(size_bytes, held)) >= WINDOW_BYTES:
+            yield _pieces(Span(first, held, after(first + len(held))), held, batch, sort_by_length)
+            first, held = first + len(held), []
     if held:
-        span = Span(first, held, after(first + len(held)))
-        yield _pieces(span, held, batch) if sort_by_length else [Piece(span, range(len(held)), held)]
+        yield _pieces(Span(first, held, after(first + len(held))), held, batch, sort_by_length)
 
 
-def _pieces(span: Span, raws: list[Any], batch: int) -> list[Piece]:
-    """Of records of similar length, the longest first: who runs out of memory does so at once."""
-    order = sorted(range(len(raws)), key=lambda at: -size_bytes(raws[at]))
-    pieces, held, held_bytes = [], list[int](), 0
+def _pieces(span: Span, raws: list[Any], batch: int, sort_by_length: bool) -> list[Piece]:
+    """Sorted: the longest first, so that who runs out of memory does so at once."""
+    sizes = list(map(len if type(raws[0]) is bytes else size_bytes, raws))
+    if not sort_by_length and sum(sizes) < BATCH_BYTES:
+        return [Piece(span, range(len(raws)), raws)]
+    order = sorted(range(len(raws)), key=lambda at: -sizes[at]) if sort_by_length else range(len(raws))
+    groups: list[list[int]] = [[]]
+    left_bytes = BATCH_BYTES
     for at in order:
-        held.append(at)
-        held_bytes += size_bytes(raws[at])
-        if len(held) == batch or held_bytes >= BATCH_BYTES:
-            pieces.append(Piece(span, held, [raws[x] for x in held]))
-            held, held_bytes = [], 0
-    return [*pieces, Piece(span, held, [raws[x] for x in held])] if held else pieces
+        if len(groups[-1]) == batch or left_bytes <= 0:
+            groups.append([])
+            left_bytes = BATCH_BYTES
+        groups[-1].append(at)
+        left_bytes -= sizes[at]
+    return [Piece(span, group, [raws[at] for at in group]) for group in groups]
