@@ -70,6 +70,10 @@ class SegmentGone(ValueRefused):
     """The shared segment that holds a part of the value was dropped; compute the value again."""
 
 
+class OutputFailed(PlesioError):
+    """The output cannot be written; see whether the disk is full or read-only."""
+
+
 class StoreError(PlesioError):
     """The journal cannot be written; see whether the disk is full or read-only."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from plesio.cli import bench, pool, queue, tasks
+from plesio.cli import bench, map, pool, queue, tasks
 from plesio.cli import runs as training
 from plesio.cli.options import TLS_HELP
 from plesio.errors import PlesioError, UserError
@@ -239,8 +239,8 @@ def cert(
     make(folder, host or [], node or [], days)
 
 
-for command in (pool.up, pool.worker, pool.submit):
-    app.command()(command)
+for command in (pool.up, pool.worker, pool.submit, map.map_):
+    app.command(name=command.__name__.rstrip("_"))(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(training.app, name="runs")
 app.add_typer(queue.app, name="queue")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from plesio.cli.asking import print_json
 from plesio.cli.options import say
 from plesio.errors import TaskFailed
 from plesio.tasks import Client
+from plesio.tasks.naming import from_anywhere
 
 DURABLE_S = 30.0
 
@@ -34,7 +34,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 def submit(client: Client, call: Call, wait: bool, as_json: bool) -> bool:
     """Prints its name, or its result; False when it failed. Raises UserError, TaskFailed, TimeoutError."""
     future = client.submit(
-        _absolute(call.fn), *call.args, kwargs=call.kwargs, queue=call.queue, priority=call.priority, key=call.key,
+        from_anywhere(call.fn), *call.args, kwargs=call.kwargs, queue=call.queue, priority=call.priority, key=call.key,
         delay_s=call.delay_s, timeout_s=call.timeout_s, retries=call.retries, requires=call.requires or None,
     )  # fmt: skip
     client.flush(DURABLE_S)
@@ -73,11 +73,3 @@ def plain(value: Any) -> Any:
         return msgspec.json.decode(msgspec.json.encode(value, enc_hook=repr))
     except (TypeError, ValueError, RecursionError):
         return repr(value)
-
-
-def _absolute(fn: str) -> str:
-    """A script that is here is named so that it is found from any folder of a machine that has it there."""
-    module, colon, name = fn.rpartition(":")
-    if module.endswith(".py") and Path(module).is_file():
-        return f"{Path(module).resolve()}{colon}{name}"
-    return fn

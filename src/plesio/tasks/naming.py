@@ -62,6 +62,14 @@ def name_of(function: str | Callable[..., Any]) -> str:
     return _name(function)
 
 
+def from_anywhere(name: str) -> str:
+    """A script that is here is named so that it is found from any folder of a machine that has it there."""
+    module, colon, path = name.rpartition(":")
+    if module.endswith(".py") and Path(module).is_file():
+        return f"{Path(module).resolve()}{colon}{path}"
+    return name
+
+
 @functools.lru_cache(maxsize=1024)
 def _name(function: Callable[..., Any]) -> str:
     module, path = getattr(function, "__module__", None), getattr(function, "__qualname__", "")

@@ -1,0 +1,140 @@
+"""Spans of records through a pool and back, in order: a bounded number under way, each batch one task.
+
+A batch under which a worker's process ends again and again is halved until one record is left: that one is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from plesio.batch import records, work
+from plesio.batch.spans import Piece, Span
+from plesio.core.pool import outcome
+from plesio.errors import TaskCancelled, TaskFailed
+from plesio.tasks import Client
+
+LEAST, PER_SLOT = 16, 8  # batches under way
+LOOK_S = 0.5  # the longest wait for one of them before another look at all
+COUNT_S = 5.0  # between two looks at how many workers there are
+RETRIES = 3  # of a batch that no record of it made fail: a setup on another worker
+KILLS = frozenset({outcome.CRASHED, outcome.MEMORY})
+ADRIFT = frozenset({outcome.LOST, outcome.FORGOTTEN})  # perhaps the batch's fault, perhaps the pool's
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What is done to each record. queue: that all its tasks wait in."""
+
+    fn: str
+    batched: bool
+    form: str
+    queue: str
+
+
+class Flow:
+    """Owns the tasks of one run that are under way."""
+
+    def __init__(self, client: Client, call: Call) -> None:
+        self.client = client
+        self.call = call
+        self.spans: deque[Span] = deque()  # in order, begun and not given back yet
+        self.pieces: list[Piece] = []  # under way
+        self.begun = 0  # batches of all spans here
+        self._sizes: deque[int] = deque()  # in batches, of each span
+        self._slots = 0
+        self._counted_s = -COUNT_S
+
+    def run(self, todo: Iterator[list[Piece]]) -> Iterator[Span | None]:
+        """The spans, done, in order; None now and then while it waits. Raises TaskFailed for what is no record's fault."""
+        more = True
+        while True:
+            while more and self.begun < self._most():
+                more = self._begin(next(todo, None))
+            self._collect()
+            if not self.spans:
+                return
+            if not self.spans[0].open:
+                self.begun -= self._sizes.popleft()
+                yield self.spans.popleft()
+                continue
+            yield None
+            head = next(piece for piece in self.pieces if piece.span is self.spans[0])
+            with contextlib.suppress(TimeoutError):
+                head.future.exception(LOOK_S)
+
+    def _begin(self, pieces: list[Piece] | None) -> bool:
+        if pieces is None:
+            return False
+        self.spans.append(pieces[0].span)
+        self._sizes.append(len(pieces))
+        self.begun += len(pieces)
+        for piece in pieces:
+            self._submit(piece)
+        return True
+
+    def _most(self) -> int:
+        """How many batches are under way at most; a sorted window is followed by another before it ends."""
+        now_s = time.monotonic()
+        if now_s - self._counted_s > COUNT_S:
+            with contextlib.suppress(TimeoutError):  # it is being started again
+                self._slots = sum(row["connected"] for row in self.client.ask("workers"))
+            self._counted_s = now_s
+        return max(LEAST, PER_SLOT * self._slots) + max(self._sizes, default=1) - 1
+
+    def _submit(self, piece: Piece, priority: int = 0) -> None:
+        call = self.call
+        payload = records.pack(call.form, piece.raws)
+        piece.future = self.client.submit(
+            work.APPLY, call.fn, call.batched, call.form, payload, piece.index(), queue=call.queue, priority=priority,
+            retries=RETRIES,
+        )  # fmt: skip
+        self.pieces.append(piece)
+
+    def _collect(self) -> None:
+        """Takes all that has ended; the futures go, so that the pool forgets the results."""
+        ended = [piece for piece in self.pieces if piece.future.done()]
+        if not ended:
+            return
+        self.pieces = [piece for piece in self.pieces if not piece.future.done()]
+        for piece in ended:
+            error, future, piece.future = piece.future.exception(), piece.future, None
+            if error is None:
+                out, dead = future.result()
+                piece.span.done(piece, out.tobytes(), dead)
+            else:
+                self._failed(piece, error)
+
+    def _failed(self, piece: Piece, error: Exception) -> None:
+        kind = error.kind if isinstance(error, TaskFailed) else ""
+        if kind in ADRIFT and not piece.lost:
+            piece.lost = True
+            self._submit(piece, priority=1)
+        elif kind not in KILLS | ADRIFT:
+            raise explained(self.call.fn, error)
+        elif len(piece.raws) > 1:
+            for half in piece.halves():
+                self._submit(half, priority=1)
+        else:
+            assert isinstance(error, TaskFailed)
+            line = records.dead_line(self.call.form, piece.raws[0], self._index(piece), kind, error.message)
+            piece.span.done(piece, b"", [(0, line)])
+
+    def _index(self, piece: Piece) -> int:
+        return piece.span.first + piece.positions[0]
+
+    def cancel(self) -> None:
+        """Whatever is under way is wanted no more."""
+        self.client.remove_queue(self.call.queue)
+
+
+def explained(fn: str, error: Exception) -> Exception:
+    """What kept a batch from being computed, in words for who gave the function."""
+    if isinstance(error, TaskCancelled):
+        return TaskFailed(error.kind, "somebody cancelled the tasks of this run; run the same command again to go on")
+    if isinstance(error, TaskFailed):
+        return TaskFailed(error.kind, f"{fn!r}: {error.message.rpartition(chr(10))[2]}")
+    return error

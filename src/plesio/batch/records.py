@@ -1,0 +1,75 @@
+"""Raw records on their way: packed by who reads the input, unpacked, read and buried by who works on them.
+
+A form says what a raw record is. 'jsonl': a line with a JSON value, 'text': a line; both travel as the bytes that they
+were. 'rows': a dict, or the list of a row's fields when they do not fit the header. 'files': {"path", "data"}.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+UNREADABLE = "unreadable"  # it is not what the input's format says
+RAISED = "raised"  # the function raised
+RESULT = "result"  # what the function returned is no JSON
+LINES = ("jsonl", "text")
+
+_decode = msgspec.json.Decoder().decode
+
+
+def pack(form: str, raws: Sequence[Any]) -> Any:
+    """What is sent of them: of lines their bytes, as they were read."""
+    if form not in LINES:
+        return list(raws)
+    return as_array(b"".join(raws))
+
+
+def unpack(form: str, payload: Any) -> list[Any]:
+    """The raw records; lines without their ends."""
+    if form not in LINES:
+        return list(payload)
+    lines: list[Any] = payload.tobytes().split(b"\n")
+    lines.pop()
+    return lines
+
+
+def as_array(data: bytes) -> Any:
+    """Its bytes. A pool forgets a large array as soon as its client has it, and passes a very large one by shared memory."""
+    import numpy
+
+    return numpy.frombuffer(data, numpy.uint8)
+
+
+def read(form: str, raw: Any) -> Any:
+    """The record. Raises ValueError for one that is none."""
+    if form == "jsonl":
+        return _decode(raw)
+    if form == "text":
+        return str(raw, "utf-8").rstrip("\r\n")
+    if form == "rows" and type(raw) is list:
+        raise ValueError(f"a row of {len(raw)} fields, which is not what the header has")
+    return raw
+
+
+def size_bytes(raw: Any) -> int:
+    """About how long a raw record is: what batches are bounded and sorted by."""
+    if isinstance(raw, (bytes, str)):
+        return len(raw)
+    if isinstance(raw, dict):
+        return sum(map(size_bytes, raw.values()))
+    if isinstance(raw, list):
+        return sum(map(size_bytes, raw))
+    return 8
+
+
+def dead_line(form: str, raw: Any, index: int, kind: str, message: str) -> bytes:
+    """A record that has no result, as a line of dead.jsonl. Of a file its path only."""
+    try:
+        record = raw["path"] if form == "files" else read(form, raw)
+    except (ValueError, RecursionError):
+        record = str(raw, "utf-8", "replace").rstrip("\r\n") if form in LINES else raw
+    said = {"index": index, "record": record, "error": kind, "message": message}
+    return msgspec.json.encode(said, enc_hook=reprlib.repr) + b"\n"
