@@ -224,3 +224,26 @@ def test_a_task_goes_where_its_tags_are(tmp_path: Path) -> None:
         crew.start_node("equipped", gpu=2)
         assert picky.result(WAIT_S) == 1
         client.close()
+
+
+def test_a_task_that_is_stopped_while_it_imports_leaves_its_process_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    begun = tmp_path / "begun"
+    (folder / "slow_module.py").write_text(  # as torch, it cannot be imported again by a process that has half of it
+        "import builtins, pathlib, time\nassert not hasattr(builtins, 'half')\nbuiltins.half = 1\n"
+        f"pathlib.Path({str(begun)!r}).write_text('x')\ntime.sleep(0.5)\ndef value():\n    return 7\n"
+    )
+    script = tmp_path / "caller.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
+        "def call():\n    from plesio.runtime.functions import Functions\n"
+        "    return Functions().get('slow_module:value')()\n"
+    )
+    with plesio.connect(folder=tmp_path / "pool", workers=1) as client:
+        first = client.submit(f"{script}:call")
+        wait_for(begun.exists, "the import has begun")
+        first.cancel()
+        assert isinstance(first.exception(WAIT_S), TaskCancelled)
+        assert client.submit(f"{script}:call").result(WAIT_S) == 7
+        assert client.ask("counts")["done"] == 1

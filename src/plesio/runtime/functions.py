@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def _load(name: str) -> Callable[..., Any]:
     if not module_name or not path:
         raise NotImportable(f"{name!r} names no function; give package.module:function")
     try:
-        found: Any = _script(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+        with _whole():
+            found: Any = _script(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
     except Exception as error:  # an import runs anybody's code
@@ -53,6 +56,16 @@ def _load(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise NotImportable(f"{name!r} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """A task is not stopped while it imports: half a module stays, and no later task of this process could use it."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGALRM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _script(path: str) -> Any:

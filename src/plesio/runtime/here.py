@@ -1,7 +1,12 @@
-"""What a function that runs in a slot may know of its slot and its pool. Set once, by the slot's process."""
+"""What a function that runs in a slot may know of its slot and its pool, and a script that such a function started.
+
+Set once, by the slot's process; scripts are told in their environment, where there is nothing secret.
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plesio.errors import UserError
@@ -9,6 +14,32 @@ from plesio.errors import UserError
 if TYPE_CHECKING:
     from plesio.runtime.slot import SlotSettings
     from plesio.wire.tls import Tls
+
+VARIABLE = "PLESIO_POOL"
+
+
+@dataclass(frozen=True)
+class PoolAddress:
+    """How the pool is reached from here. priority: of the run that the script belongs to."""
+
+    url: str
+    token_file: str
+    tls: str = ""
+    priority: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """For a script; see `pool`."""
+        return {VARIABLE: "\n".join((self.url, self.token_file, self.tls, str(self.priority)))}
+
+
+def pool() -> PoolAddress | None:
+    """Of the pool that runs this script, if one does."""
+    told = os.environ.get(VARIABLE)
+    if not told:
+        return None
+    url, token_file, tls, priority = told.split("\n")
+    return PoolAddress(url, token_file, tls, int(priority))
+
 
 _slot: SlotSettings | None = None
 _tls: Tls | None = None

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from plesio.errors import UserError, WireError
+from plesio.runtime import here
 from plesio.runtime.hostsettings import (
     HostSettings,
     Running,
@@ -40,13 +41,15 @@ def connect(
     workers: int = 0,
     sync: Literal["normal", "full"] = "normal",
 ) -> Client:
-    """A client of the pool at `url` (HOST:PORT), or of this machine's own.
+    """A client of the pool at `url` (HOST:PORT), or of the one that runs this script, or of this machine's own.
 
-    Without a url: a pool in `folder` with so many workers (0: one per core), started when none runs there; it ends
-    with its last client, and goes on with what was submitted when it is started again. token_file: the pool's, from
-    its machine. sync: 'full' survives a power cut, too, at the price of an fsync per batch; 'normal' any crash of
-    processes. Raises AccessRefused, UserError, WireError.
+    Without a url, and not in a run on a pool: one in `folder` with so many workers (0: one per core), started when none
+    runs there; it ends with its last client, and goes on with what was submitted when it is started again. token_file:
+    the pool's, from its machine. sync: 'full' survives a power cut, too, at the price of an fsync per batch; 'normal' any
+    crash of processes. Raises AccessRefused, UserError, WireError.
     """
+    if not url and (told := here.pool()) is not None:
+        url, token_file, tls = told.url, told.token_file, told.tls
     if url:
         from plesio.wire.tls import load
 

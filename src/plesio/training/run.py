@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -68,6 +69,9 @@ class Run:
         self._steps_per_unit = 1
         self._steps_in_unit = 0
         self._in_unit = False
+        self._dataset: Dataset | None = None
+        self._seed = 0
+        self._alone_next = 0  # alone: the unit after the current one, counted over all epochs
         self.first = first  # true on one learner only: for printing
 
     @property
@@ -115,16 +119,28 @@ class Run:
                 f"run.units(n_samples={n_samples}, unit_size={unit_size}, steps={steps}): each must be at least 1"
             )
         self._steps_per_unit = steps
-        dataset = Dataset(n_samples, unit_size, self._wanted_epochs(epochs or 1))
-        orders: dict[int, np.ndarray[Any, Any]] = {}
-        for epoch, index in self._deal(dataset):
-            if epoch not in orders:
-                orders = {epoch: np.random.default_rng((seed, epoch)).permutation(n_samples)}
+        self._dataset, self._seed = Dataset(n_samples, unit_size, self._wanted_epochs(epochs or 1)), seed
+        for epoch, index in self._deal(self._dataset):
             self._in_unit, self._steps_in_unit = True, 0
-            yield Unit(epoch, index, dataset, orders[epoch])
+            yield Unit(epoch, index, self._dataset, _order(n_samples, seed, epoch))
             self._in_unit = False
             if self._engine is not None:
                 self._engine.end_unit()
+
+    def upcoming(self, count: int) -> list[Unit]:
+        """The units that this process has next, up to so many, as far as is known: for who prepares their data.
+
+        They may yet go elsewhere: only what `units` yields counts.
+        """
+        dataset = self._dataset
+        if dataset is None:
+            return []
+        if self._engine is not None:
+            known = list(itertools.islice(self._engine.participant.units, count))
+        else:
+            last = dataset.units * dataset.epochs
+            known = [divmod(n, dataset.units) for n in range(self._alone_next, min(last, self._alone_next + count))]
+        return [Unit(e, i, dataset, _order(dataset.n_samples, self._seed, e)) for e, i in known]
 
     def _wanted_epochs(self, own: int) -> int:
         """What the command says goes before what the script says; 0: until the token target is reached."""
@@ -135,7 +151,9 @@ class Run:
 
     def _deal(self, dataset: Dataset) -> Iterator[tuple[int, int]]:
         if self._settings is None:
-            yield from ((e, i) for e in range(dataset.epochs) for i in range(dataset.units))
+            for n in range(dataset.epochs * dataset.units):
+                self._alone_next = n + 1
+                yield divmod(n, dataset.units)
             return
         if self._engine is None:
             raise UserError("run.units(...) came before run.learner(...); call run.learner(model, optimizer) first")
@@ -158,6 +176,12 @@ class Run:
         if self._engine is not None:
             ends = self._in_unit and self._steps_in_unit == self._steps_per_unit
             self._engine.step(tokens, loss, ends)
+
+
+@functools.lru_cache(2)
+def _order(n_samples: int, seed: int, epoch: int) -> np.ndarray[Any, Any]:
+    """Of the samples in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(n_samples)
 
 
 @functools.cache
