@@ -134,6 +134,18 @@ def test_a_record_that_kills_its_worker_is_found_and_the_others_have_their_resul
     assert (row["index"], row["record"], row["error"]) == (37, {"id": 37}, "crashed") and "SIGSEGV" in row["message"]
 
 
+def test_what_does_not_fit_into_a_message_is_dead(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"id": i, "x": "x" * 999 * (i == 5)}) + "\n" for i in range(9)))
+    monkeypatch.setattr("plesio.batch.records.MOST_BYTES", 500)
+    map_records(fn("double"), source, tmp_path / "out", pool=client, batch=9)
+    assert [row["id"] for row in results(tmp_path / "out")] == [0, 1, 2, 3, 4, 6, 7, 8]
+    [row] = dead(tmp_path / "out")
+    assert (row["index"], row["record"], row["error"]) == (5, None, "too large")
+
+
 def test_a_batched_function_that_raises_is_called_record_by_record(client: Client, tmp_path: Path) -> None:
     source = make(tmp_path / "in.jsonl", 30)
     map_records(fn("all_at_once"), source, tmp_path / "out", pool=client, batch=10, batched=True)

@@ -15,7 +15,9 @@ import msgspec
 UNREADABLE = "unreadable"  # it is not what the input's format says
 RAISED = "raised"  # the function raised
 RESULT = "result"  # what the function returned is no JSON
+TOO_LARGE = "too large"  # it does not fit into a message
 LINES = ("jsonl", "text")
+MOST_BYTES = 128 << 20  # of one record, and of the results of one batch
 
 _decode = msgspec.json.Decoder().decode
 
@@ -65,10 +67,15 @@ def size_bytes(raw: Any) -> int:
     return 8
 
 
+def total_bytes(form: str, raws: Sequence[Any]) -> int:
+    """Of all of them, about."""
+    return sum(map(len if form in LINES else size_bytes, raws))
+
+
 def dead_line(form: str, raw: Any, index: int, kind: str, message: str) -> bytes:
     """A record that has no result, as a line of dead.jsonl. Of a file its path only."""
     try:
-        record = raw["path"] if form == "files" else read(form, raw)
+        record = raw["path"] if form == "files" else read(form, raw) if kind != TOO_LARGE else None
     except (ValueError, RecursionError):
         record = str(raw, "utf-8", "replace").rstrip("\r\n") if form in LINES else raw
     said = {"index": index, "record": record, "error": kind, "message": message}

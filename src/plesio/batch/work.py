@@ -84,7 +84,10 @@ def apply(fn: str, batched: bool, form: str, payload: Any, index: int | list[int
     else:
         batch.call_each(prepared.call)
     batch.dead.sort()
-    return [records.as_array(b"\n".join([*batch.lines, b""])), batch.dead]
+    out = b"\n".join([*batch.lines, b""])
+    if len(out) > records.MOST_BYTES:
+        raise MemoryError  # the batch is halved
+    return [records.as_array(out), batch.dead]
 
 
 class _Batch:

@@ -51,7 +51,9 @@ def execute(pool: Callable[[], Client], as_json: bool, **what: Any) -> None:
 
 
 def _words(summary: Summary, out: Path) -> str:
-    words = f"{summary.records:,} records in {summary.parts} parts in {out}, {summary.rate:,.0f} a second"
+    words = f"{summary.records:,} records in {summary.parts} part{'s' * (summary.parts != 1)} in {out}"
+    if summary.records > summary.resumed_from:
+        words += f", {summary.rate:,.0f} a second"
     if summary.resumed_from:
         words += f"; {summary.resumed_from:,} were there before"
     if summary.dead:
