@@ -44,7 +44,7 @@ def make(folder: Path, name: str) -> Path:
 def read(source: Input, start: Position = START, count: int = 4) -> list[Any]:
     """All records from there, as functions get them."""
     raws = [raw for chunk in source.read(start, count) for raw in chunk]
-    return [records.read(source.form, raw) for raw in records.unpack(source.form, records.pack(source.form, raws))]
+    return [records.READERS[source.form](raw) for raw in records.unpack(source.form, records.pack(source.form, raws))]
 
 
 def wanted(name: str) -> list[Any]:
@@ -109,7 +109,7 @@ def test_a_row_that_does_not_fit_its_header_is_no_record_and_the_others_are(tmp_
     raws = [raw for chunk in source.read(Position(), 10) for raw in chunk]
     assert raws == [{"a": "1", "b": "2"}, ["3"], {"a": "4", "b": "5"}]
     with pytest.raises(ValueError, match="a row of 1 fields"):
-        records.read(source.form, raws[1])
+        records.READERS[source.form](raws[1])
 
 
 def test_an_input_is_known_again_until_it_changes(tmp_path: Path) -> None:
