@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench_depth.py
 	$(BIN)/python benchmarks/bench_tasks.py
 	$(BIN)/python benchmarks/bench_tasks.py --kill
+	$(BIN)/python benchmarks/bench_map.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
 

@@ -144,9 +144,9 @@ class Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=100_000, help="of each round")
+    parser.add_argument("--records", type=int, default=200_000, help="of each round")
     parser.add_argument("--most", type=int, default=1_000_000, help="of the run that is watched; 0: none")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "map.json")
     args = parser.parse_args()
     before, rows = os.getloadavg(), []

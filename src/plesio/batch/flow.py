@@ -6,6 +6,7 @@ A batch under which a worker's process ends again and again is halved until one 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from plesio.errors import TaskCancelled, TaskFailed
 from plesio.tasks import Client
 
 LEAST, PER_SLOT = 16, 8  # batches under way
-LOOK_S = 0.5  # the longest wait for one of them before another look at all
+LOOK_S = 0.25  # the longest wait for some of them
 COUNT_S = 5.0  # between two looks at how many workers there are
 RETRIES = 3  # of a batch that no record of it made fail: a setup on another worker
 KILLS = frozenset({outcome.CRASHED, outcome.MEMORY})
@@ -55,16 +56,20 @@ class Flow:
             while more and self.begun < self._most():
                 more = self._begin(next(todo, None))
             self._collect()
-            if not self.spans:
-                return
-            if not self.spans[0].open:
+            while self.spans and not self.spans[0].open:
                 self.begun -= self._sizes.popleft()
                 yield self.spans.popleft()
-                continue
+            if not self.spans and not more:
+                return
             yield None
-            head = next(piece for piece in self.pieces if piece.span is self.spans[0])
-            with contextlib.suppress(TimeoutError):
-                head.future.exception(LOOK_S)
+            if self.begun >= self._most() or not more:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Until about half of what is under way has ended, or for a while: what is done together costs less."""
+        came = threading.Event()
+        self.pieces[len(self.pieces) // 2].future.add_done_callback(lambda _: came.set())
+        came.wait(LOOK_S)
 
     def _begin(self, pieces: list[Piece] | None) -> bool:
         if pieces is None:
@@ -87,6 +92,9 @@ class Flow:
 
     def _submit(self, piece: Piece, priority: int = 0) -> None:
         call = self.call
+        if records.total_bytes(call.form, piece.raws) > records.MOST_BYTES:
+            self._divide(piece, records.TOO_LARGE, f"a record has up to {records.MOST_BYTES >> 20} MiB")
+            return
         payload = records.pack(call.form, piece.raws)
         piece.future = self.client.submit(
             work.APPLY, call.fn, call.batched, call.form, payload, piece.index(), queue=call.queue, priority=priority,
@@ -115,16 +123,19 @@ class Flow:
             self._submit(piece, priority=1)
         elif kind not in KILLS | ADRIFT:
             raise explained(self.call.fn, error)
-        elif len(piece.raws) > 1:
-            for half in piece.halves():
-                self._submit(half, priority=1)
         else:
             assert isinstance(error, TaskFailed)
-            line = records.dead_line(self.call.form, piece.raws[0], self._index(piece), kind, error.message)
-            piece.span.done(piece, b"", [(0, line)])
+            self._divide(piece, kind, error.message)
 
-    def _index(self, piece: Piece) -> int:
-        return piece.span.first + piece.positions[0]
+    def _divide(self, piece: Piece, kind: str, message: str) -> None:
+        """Its halves are tried; one record is dead."""
+        if len(piece.raws) > 1:
+            for half in piece.halves():
+                self._submit(half, priority=1)
+            return
+        index = piece.span.first + piece.positions[0]
+        line = records.dead_line(self.call.form, piece.raws[0], index, kind, message)
+        piece.span.done(piece, b"", [(0, line)])
 
     def cancel(self) -> None:
         """Whatever is under way is wanted no more."""

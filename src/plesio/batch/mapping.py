@@ -77,8 +77,8 @@ def map_records(
     resumed_from = output.found.records
     if not output.found.ended:
         with _client(pool) as client:
-            check(client, name, batched)
             run = _Run(client, source, output, progress, began_s)
+            check(client, name, batched, run.tell)
             run.go(Call(name, batched, source.form, f"map-{_id(output)}"), batch, sort_by_length)
     seconds = time.monotonic() - began_s
     found = output.found
@@ -100,10 +100,14 @@ def _id(output: Output) -> str:
     return output.found.header.id
 
 
-def check(client: Client, fn: str, batched: bool) -> None:
-    """Whether a worker can use the function, which it sets up. Raises UserError when not."""
+def check(client: Client, fn: str, batched: bool, waiting: Callable[[], object]) -> None:
+    """Whether a worker can use the function, which it sets up. waiting: called now and then. Raises UserError when not."""
     future = client.submit(work.CHECK, fn, batched)
     try:
+        while not future.done():
+            waiting()
+            with contextlib.suppress(TimeoutError):
+                future.exception(TELL_S)
         wrong = future.result()
     except TaskFailed as error:
         if error.kind == outcome.NOT_FOUND:
@@ -145,9 +149,9 @@ class _Run:
             for span in flow.run(pieces):
                 if span is not None:
                     output.write(span.out, span.dead, span.count, span.after)
-                self._tell()
+                self.tell()
             output.end()
-            self._tell(last=True)
+            self.tell(last=True)
         finally:
             output.close()
             with contextlib.suppress(PlesioError):
@@ -166,7 +170,8 @@ class _Run:
         self.read = records
         return Position(records, self.source.offset)
 
-    def _tell(self, last: bool = False) -> None:
+    def tell(self, last: bool = False) -> None:
+        """How far it is, when somebody wants to know, now and then."""
         now_s = time.monotonic()
         if self.progress is None or (now_s - self._told_s < TELL_S and not last):
             return

@@ -7,7 +7,7 @@ were. 'rows': a dict, or the list of a row's fields when they do not fit the hea
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,9 +15,9 @@ import msgspec
 UNREADABLE = "unreadable"  # it is not what the input's format says
 RAISED = "raised"  # the function raised
 RESULT = "result"  # what the function returned is no JSON
+TOO_LARGE = "too large"  # it does not fit into a message
 LINES = ("jsonl", "text")
-
-_decode = msgspec.json.Decoder().decode
+MOST_BYTES = 128 << 20  # of one record, and of the results of one batch
 
 
 def pack(form: str, raws: Sequence[Any]) -> Any:
@@ -43,15 +43,18 @@ def as_array(data: bytes) -> Any:
     return numpy.frombuffer(data, numpy.uint8)
 
 
-def read(form: str, raw: Any) -> Any:
-    """The record. Raises ValueError for one that is none."""
-    if form == "jsonl":
-        return _decode(raw)
-    if form == "text":
-        return str(raw, "utf-8").rstrip("\r\n")
-    if form == "rows" and type(raw) is list:
+def _row(raw: Any) -> Any:
+    if type(raw) is list:
         raise ValueError(f"a row of {len(raw)} fields, which is not what the header has")
     return raw
+
+
+READERS: dict[str, Callable[[Any], Any]] = {  # from a raw record to the record; raise ValueError for one that is none
+    "jsonl": msgspec.json.Decoder().decode,
+    "text": lambda raw: str(raw, "utf-8").rstrip("\r\n"),
+    "rows": _row,
+    "files": lambda raw: raw,
+}
 
 
 def size_bytes(raw: Any) -> int:
@@ -65,10 +68,15 @@ def size_bytes(raw: Any) -> int:
     return 8
 
 
+def total_bytes(form: str, raws: Sequence[Any]) -> int:
+    """Of all of them, about."""
+    return sum(map(len if form in LINES else size_bytes, raws))
+
+
 def dead_line(form: str, raw: Any, index: int, kind: str, message: str) -> bytes:
     """A record that has no result, as a line of dead.jsonl. Of a file its path only."""
     try:
-        record = raw["path"] if form == "files" else read(form, raw)
+        record = raw["path"] if form == "files" else READERS[form](raw) if kind != TOO_LARGE else None
     except (ValueError, RecursionError):
         record = str(raw, "utf-8", "replace").rstrip("\r\n") if form in LINES else raw
     said = {"index": index, "record": record, "error": kind, "message": message}

@@ -84,7 +84,10 @@ def apply(fn: str, batched: bool, form: str, payload: Any, index: int | list[int
     else:
         batch.call_each(prepared.call)
     batch.dead.sort()
-    return [records.as_array(b"\n".join([*batch.lines, b""])), batch.dead]
+    out = b"\n".join([*batch.lines, b""])
+    if len(out) > records.MOST_BYTES:
+        raise MemoryError  # the batch is halved
+    return [records.as_array(out), batch.dead]
 
 
 class _Batch:
@@ -99,11 +102,11 @@ class _Batch:
 
     def call_each(self, call: Callable[[Any], Any]) -> None:
         """Record by record."""
-        form, read, write, lines = self.form, records.read, _write, self.lines
+        read, write, lines = records.READERS[self.form], _write, self.lines
         for position, raw in enumerate(self.raws):
             record = value = _NOTHING
             try:
-                record = read(form, raw)
+                record = read(raw)
                 value = call(record)
                 lines.append(write(value))
             except BY_USER as error:
@@ -112,10 +115,10 @@ class _Batch:
 
     def call_together(self, call: Callable[[Any], Any]) -> None:
         """All at once; when that raises, one by one."""
-        there, batch = [], []
+        read, there, batch = records.READERS[self.form], [], []
         for position, raw in enumerate(self.raws):
             try:
-                batch.append(records.read(self.form, raw))
+                batch.append(read(raw))
                 there.append(position)
             except BY_USER as error:
                 self._bury(position, records.UNREADABLE, error)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from plesio.cli.options import POOL, AsJson, Tls, TokenFile
+from plesio.cli.options import POOL, AsJson, Tls
 
 FN_HELP = "package.module:name or path/to/script.py:name, of a function or a class (setup(), batch(records))."
 INPUT_HELP = "A file or folder, a URL of one, or - for stdin: JSONL, CSV, Parquet, text lines, or whole files."
@@ -33,7 +33,7 @@ def map_(
     to: Annotated[
         Optional[str], typer.Option("--on", help="HOST:PORT of a pool elsewhere; wants --token-file.")
     ] = None,
-    token_file: TokenFile = None,
+    token_file: Annotated[Optional[Path], typer.Option(help="A copy of the pool's token file, for --on.")] = None,
     tls: Tls = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of a pool here; started when none runs in it.")] = POOL,
     as_json: AsJson = False,

@@ -51,7 +51,9 @@ def execute(pool: Callable[[], Client], as_json: bool, **what: Any) -> None:
 
 
 def _words(summary: Summary, out: Path) -> str:
-    words = f"{summary.records:,} records in {summary.parts} parts in {out}, {summary.rate:,.0f} a second"
+    words = f"{summary.records:,} records in {summary.parts} part{'s' * (summary.parts != 1)} in {out}"
+    if summary.records > summary.resumed_from:
+        words += f", {summary.rate:,.0f} a second"
     if summary.resumed_from:
         words += f"; {summary.resumed_from:,} were there before"
     if summary.dead:
@@ -71,7 +73,7 @@ def _shown() -> Iterator[Show]:
 
     columns = (BarColumn(), TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.description}"))
     with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task("waiting for a worker", total=None)
+        task = bar.add_task("connecting", total=None)
 
         def show(progress: Progress) -> None:
             total = None if progress.fraction is None else 1.0
@@ -93,6 +95,8 @@ def _lines() -> Show:
 
 
 def _line(progress: Progress) -> str:
+    if not progress.rate:
+        return "waiting for a worker's first results"
     words = [f"{progress.records:,} records", f"{progress.rate:,.0f} a second"]
     if progress.dead:
         words.append(f"{progress.dead:,} dead")

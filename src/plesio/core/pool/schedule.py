@@ -1,7 +1,7 @@
 """Which tasks go to which slots now. Pure.
 
-A slot gets its next tasks before it asks for them, as far as they are known to be short: about WINDOW_S of work, so
-that it never waits for us, and a long task never waits behind another one.
+A slot gets its next tasks before it asks for them, as far as they are known to be short: about WINDOW_S of work, and one
+task of up to SHORT_S, so that it does not wait for us. A long task never waits behind another one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from plesio.core.taskbook import TaskState
 
 WINDOW_S = 0.004  # work that a slot has in front of it
 LONG_S = 1e6  # a task that yields its slot takes long
+SHORT_S = 0.02  # one task that takes no longer waits at a slot that is busy: to be asked for it would cost some percent
 WINDOW = 128  # ... in tasks at most
 BURST = 4096  # tasks dealt in one turn at most, so that messages are read in between
 
@@ -116,7 +117,9 @@ def _has_room(seat: Seat, cost_s: float | None) -> bool:
     """An idle slot always has, and one of the pool's own; another one for what is known to be short."""
     if not seat.tasks or seat.own:
         return True
-    return cost_s is not None and len(seat.tasks) < WINDOW and seat.backlog_s + cost_s <= WINDOW_S
+    if cost_s is None or len(seat.tasks) >= WINDOW:
+        return False
+    return seat.backlog_s + cost_s <= WINDOW_S or (len(seat.tasks) == 1 and max(seat.backlog_s, cost_s) <= SHORT_S)
 
 
 def _is_open(turn: Turn, seat: Seat) -> bool:

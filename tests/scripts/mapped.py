@@ -1,0 +1,88 @@
+"""Functions for tests of `plesio map`."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def double(record):
+    return {"id": record["id"], "twice": 2 * record["id"]}
+
+
+def same(record):
+    return record
+
+
+def slow(record):
+    time.sleep(0.002)
+    return double(record)
+
+
+def picky(record):
+    """Some raise, some return what is no JSON."""
+    if record["id"] % 10 == 3:
+        raise ValueError(f"{record['id']} is not to my taste")
+    return object() if record["id"] % 10 == 7 else record["id"]
+
+
+def deadly(record):
+    """One takes its process down."""
+    if record["id"] == 37:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return record["id"]
+
+
+def leaves(record):
+    raise SystemExit(record["id"])
+
+
+async def later(record):
+    return record
+
+
+def all_at_once(records):
+    if any(record["id"] == 13 for record in records):
+        raise ValueError("13 is among them")
+    return [record["id"] for record in records]
+
+
+def too_few(records):
+    return records[1:]
+
+
+def file_size(record):
+    return [record["path"], len(record["data"])]
+
+
+def held(record):
+    """The records from the tenth on wait for a file, which is named in each."""
+    time.sleep(0.005)  # a worker sends the results of shorter tasks together with the next one's
+    while record["id"] >= 10 and not Path(record["gate"]).exists():
+        time.sleep(0.01)
+    return record["id"]
+
+
+class Model:
+    """Says, in the folder it runs in, that it was set up."""
+
+    def setup(self):
+        with Path("setups").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def batch(self, records):
+        return [(record["id"], len(records)) for record in records]
+
+
+class Callable:
+    def __call__(self, record):
+        return record["id"]
+
+
+class Broken:
+    def setup(self):
+        raise RuntimeError("no such weights")
+
+
+class Neither:
+    pass
