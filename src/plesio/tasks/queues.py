@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -79,13 +79,21 @@ class MessageQueue:
         self.name = name
         self._link = link
 
-    def put(self, value: Any, priority: int = 0, delay_s: float = 0.0, block: bool = True) -> Future:
+    def put(
+        self,
+        value: Any,
+        priority: int = 0,
+        delay_s: float = 0.0,
+        block: bool = True,
+        on_durable: Callable[[], object] | None = None,
+    ) -> Future:
         """Sends it, and goes on; the Future is done once it is durable. Higher priorities are taken first.
 
-        block: wait while the queue is known to be full; else raise QueueFull. Raises CannotSend.
+        block: wait while the queue is known to be full; else raise QueueFull. on_durable: as for Client.submit.
+        Raises CannotSend.
         """
-        recipe = Recipe(MESSAGE, self.name, priority)
-        return self._link.submit(self._link.same(recipe), encoding.encode(value), (), "", delay_s, block)
+        recipe = self._link.same(Recipe(MESSAGE, self.name, priority))
+        return self._link.submit(recipe, encoding.encode(value), (), "", delay_s, block, on_durable)
 
     def put_many(self, values: Iterable[Any], priority: int = 0) -> None:
         """All of them, in order; returns once they are durable."""

@@ -20,6 +20,7 @@ from plesio.core.refusals import Refusals
 from plesio.errors import AccessRefused, PlesioError, QueueFull, TaskFailed, UserError
 from plesio.tasks import Client, Future
 from plesio.tasks.future import in_loop
+from plesio.web.held import Held
 from plesio.web.problems import Refusal, away
 
 T = TypeVar("T")
@@ -53,6 +54,8 @@ class Gateway:
         self._ended: OrderedDict[int, None] = OrderedDict()  # of them, those that have ended; oldest first
         self._ended_bytes = 0
         self._unconfirmed_bytes = 0
+        self.held = Held(lambda work: self._loop.run_in_executor(self._threads, work))
+        self.listeners = 0
         self._refusals = Refusals()
         self._telling = self._loop.call_later(TELL_S, self._tell_refusals)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
+from pathlib import Path
 
 import msgspec
 import uvicorn
@@ -28,7 +29,7 @@ def serve(settings: WebSettings) -> None:
     client = attach(settings.folder, patient=False)
     cert, key = (settings.tls.split(",") + [""])[:2] if settings.tls else (None, None)
     config = uvicorn.Config(
-        build(client, settings.token), http="h11", ws="none", access_log=False, log_level="warning",
+        build(client, settings.token, Path(settings.folder)), http="h11", ws="none", access_log=False, log_level="warning",
         server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S, limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S, ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip

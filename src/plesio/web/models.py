@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from plesio.core.pool.recipe import DEFAULT_QUEUE, MAX_PRIORITY
 
@@ -21,12 +21,18 @@ def _plain(text: str) -> str:
     return text
 
 
+def _whole(number: Any) -> Any:
+    """JSON knows one kind of number: 3.0 is 3."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+WHOLE = BeforeValidator(_whole)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 TaskId = Annotated[str, Path(pattern=r"^[0-9]{1,12}-[0-9]{1,13}$", description="A task's id, like 3-17.")]
 QueueName = Annotated[str, Path(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 WaitS = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)]
-Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), WHOLE]
 State = Literal["waiting", "ready", "leased", "done", "dead", "cancelled"]
 
 
@@ -39,7 +45,15 @@ class Body(BaseModel):
 class Call(Body):
     """One call of a function. See docs/http.md for values that JSON has not."""
 
-    fn: Annotated[Name, Field(description="package.module:function, as the workers import it", examples=["math:gcd"])]
+    fn: Annotated[
+        str,
+        Field(
+            pattern=r"^\S.{0,299}:[^\s:]{1,99}$",
+            description="package.module:function, as the workers import it",
+            examples=["math:gcd"],
+        ),
+        AfterValidator(_plain),
+    ]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     queue: Name = DEFAULT_QUEUE
@@ -51,7 +65,7 @@ class Call(Body):
     ] = ""
     delay_s: Annotated[Seconds, Field(description="not before so many seconds")] = 0.0
     timeout_s: Annotated[Seconds, Field(description="of one attempt; 0: none")] = 0.0
-    retries: Annotated[int, Field(ge=0, le=1_000_000, description="when it raises or runs out of time")] = 0
+    retries: Annotated[int, Field(ge=0, le=1_000_000, description="when it raises or runs out of time"), WHOLE] = 0
     requires: Annotated[dict[Name, Seconds], Field(description="tags of the worker", examples=[{"gpu": 1}])] = {}
     wait_s: Annotated[WaitS, Field(description="the result is in the answer if it is there by then")] = 0.0
 
@@ -115,7 +129,7 @@ class NotYet(BaseModel):
 class Change(Body):
     """What of a queue is to be otherwise; what is not said stays as it is."""
 
-    capacity: Annotated[int, Field(ge=1, le=1 << 53, description="what may wait in it")] | None = None
+    capacity: Annotated[int, Field(ge=1, le=1 << 53, description="what may wait in it"), WHOLE] | None = None
     rate_per_s: Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False, description="0: any")] | None = None
     paused: bool | None = None
 
@@ -154,7 +168,7 @@ class MessageId(BaseModel):
 class Take(Body):
     """Messages, as soon as there is one at least."""
 
-    count: Annotated[int, Field(ge=1, le=MOST_TAKEN)] = 1
+    count: Annotated[int, Field(ge=1, le=MOST_TAKEN), WHOLE] = 1
     wait_s: WaitS = 0.0
     lease_s: Annotated[float, Field(gt=0, le=3600, description="then it comes again, unless it was settled")] = 60.0
 

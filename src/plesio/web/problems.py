@@ -8,8 +8,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 AGAIN_S = 1.0  # a pool that was away may be there again then
 WORDS = {
@@ -82,7 +84,18 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    kind = WORDS.get(error.status_code, "It cannot be done.")
-    answer = Refusal(error.status_code, str(error.detail).lower(), f"{kind} See /openapi.json.").answer()
+    words = WORDS.get(error.status_code, "It cannot be done.")
+    where = "body" if error.status_code == 400 else ""
+    answer = Refusal(error.status_code, str(error.detail).lower(), f"{words} See /openapi.json.", where=where).answer()
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Of all routes of this path: the framework names those of the first."""
+    routes: list[APIRoute] = request.app.state.routes
+    return {
+        method for route in routes if route.matches(request.scope)[0] is Match.PARTIAL for method in route.methods or ()
+    }
