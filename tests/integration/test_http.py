@@ -1,8 +1,9 @@
-"""The pool over HTTP, as programs in other languages use it: real processes, real sockets, and the clients of docs/http.md."""
+"""The pool over HTTP, as programs in other languages use it: real processes and sockets, the clients of docs/http.md."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ from plesio.cli.cert import make as make_certificates
 from plesio.tasks import Client
 from plesio.tasks.embedded import attach
 from plesio.testing.waiting import wait_for
+from plesio.web.events import MOST_LISTENERS
 
 PLESIO = [sys.executable, "-m", "plesio"]
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"
 WAIT_S = 60.0
+JSON = {"Content-Type": "application/json"}
 MODULE = """
 import time
 from pathlib import Path
@@ -108,7 +112,7 @@ class Up:
         token = self.token if token is None else token
         said = {"Authorization": f"Bearer {token}"} if token else {}
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {"Content-Type": "application/json", **said, **headers})
+        connection.request(method, path, data, {**JSON, **said, **headers})
         return Answer(connection.getresponse())
 
     def get(self, path: str) -> Any:
@@ -138,7 +142,9 @@ class Answer:
         response.close()
 
 
+@contextlib.contextmanager
 def started(cwd: Path, *words: str) -> Iterator[Up]:
+    """At its end no process is left."""
     (cwd / "work.py").write_text(MODULE)
     up = Up(cwd, *words)
     try:
@@ -153,8 +159,9 @@ def started(cwd: Path, *words: str) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One pool for most of the file; at its end no process is left."""
-    yield from started(tmp_path_factory.mktemp("http"))
+    """One pool for most of the file."""
+    with started(tmp_path_factory.mktemp("http")) as up:
+        yield up
 
 
 @pytest.fixture
@@ -291,7 +298,8 @@ def test_a_message_whose_lease_is_over_comes_again(up: Up) -> None:
 def test_who_leaves_while_it_waits_for_messages_takes_none(up: Up) -> None:
     place = up.url.partition("://")[2]
     gone = http.client.HTTPConnection(place, timeout=WAIT_S)
-    gone.request("POST", "/v1/queues/left/take", b'{"wait_s": 60}', {"Authorization": f"Bearer {up.token}"})
+    headers = {**JSON, "Authorization": f"Bearer {up.token}"}
+    gone.request("POST", "/v1/queues/left/take", b'{"wait_s": 60}', headers)
     asked_s = time.monotonic()
     assert gone.sock is not None
     wait_for(lambda: time.monotonic() - asked_s > 0.5, "it waits there")
@@ -350,12 +358,9 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(up: Up) -
     assert answer.status == 413 and "8 MiB" in answer.json["message"]
     connection = http.client.HTTPConnection(up.url.partition("://")[2], timeout=WAIT_S)
     headers = {"Authorization": f"Bearer {up.token}", "Transfer-Encoding": "chunked"}
-    try:
-        connection.request(
-            "POST", "/v1/tasks", iter([large[: 4 << 20], large[4 << 20 :]]), headers, encode_chunked=True
-        )
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it does not read on
+    parts = iter([large[: 4 << 20], large[4 << 20 :]])
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it does not read on
+        connection.request("POST", "/v1/tasks", parts, headers, encode_chunked=True)
     assert Answer(connection.getresponse()).status == 413
 
 
@@ -373,6 +378,7 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(up: Up) -
         ({"fn": "work:echo", "args": [1 << 70]}, 422, "body"),
         ({"fn": "no function"}, 422, "body.fn"),
         ([], 422, "body"),
+        ({"fn": "work:echo", "args": json.loads("[" * 700 + "]" * 700)}, 422, "body"),
         (b"{", 400, "body"),
         (b"[" * 100_000, 400, "body"),
         (b"\xff\xfe", 400, "body"),
@@ -388,6 +394,8 @@ def test_an_unknown_path_or_method_is_said_in_the_same_shape(up: Up) -> None:
     for method, path, status in (("GET", "/v2", 404), ("PUT", "/v1/tasks", 405), ("GET", "/v1/tasks/../x", 404)):
         answer = up.call(method, path)
         assert answer.status == status and set(answer.json) == {"kind", "message", "where"}
+    said = up.call("POST", "/v1/tasks", {"fn": "math:gcd"}, **{"Content-Type": "text/plain"})
+    assert said.status == 422 and "application/json" in said.json["message"]
     assert up.call("GET", "/v1/tasks/no-id").json["where"] == "path.id"
     assert up.call("GET", "/v1/tasks?limit=0").json["where"] == "query.limit"
 
@@ -412,7 +420,7 @@ def test_every_answer_is_as_the_document_says_whatever_is_asked(up: Up, tmp_path
     (tmp_path / "hooks.py").write_text(HOOKS)
     words = [
         *("run", f"{up.url}/openapi.json", "--header", f"Authorization: Bearer {up.token}", "--seed", "7"),
-        *("--exclude-path", "/v1/events", "--max-examples", "20", "--no-color", "--warnings", "off"),
+        *("--exclude-path", "/v1/events", "--max-examples", "12", "--no-color", "--warnings", "off"),
     ]
     paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
@@ -433,8 +441,10 @@ class Listener:
         self.connection = http.client.HTTPConnection(up.url.partition("://")[2], timeout=WAIT_S)
         headers = {"Authorization": f"Bearer {up.token}", **({"Last-Event-ID": last_id} if last_id else {})}
         self.connection.request("GET", "/v1/events", headers=headers)
+        assert self.connection.sock is not None
+        self.socket = self.connection.sock
         self.response = self.connection.getresponse()
-        assert self.response.status == 200 and self.response.headers["Content-Type"].startswith("text/event-stream")
+        self.status = self.response.status
         self.events: list[tuple[str, str, dict[str, Any]]] = []  # (event, id, data)
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -449,8 +459,8 @@ class Listener:
                 elif "event" in said:
                     self.events.append((said["event"], said.get("id", ""), json.loads(said["data"])))
                     said = {}
-        except (OSError, ValueError, http.client.HTTPException):
-            pass  # its server was killed, or it was closed
+        except (OSError, http.client.HTTPException):
+            pass  # its server was killed
 
     def wait(self, event: str, **data: Any) -> tuple[str, str, dict[str, Any]]:
         """The first one with this in it."""
@@ -461,12 +471,17 @@ class Listener:
         return wait_for(found, f"event {event} {data}", WAIT_S)
 
     def close(self) -> None:
+        """As a program that ends: its connection does."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.thread.join(WAIT_S)
         self.response.close()
         self.connection.close()
 
 
 def test_events_tell_of_ends_workers_and_counts_and_go_on_where_a_listener_was(up: Up, client: Client) -> None:
     listener = Listener(up)
+    assert listener.status == 200 and listener.response.headers["Content-Type"].startswith("text/event-stream")
     listener.wait("counts")
     good, bad = up.submit("work:echo", 1), up.submit("work:boom", "no")
     _, id, _ = listener.wait("task", id=good, state="done")
@@ -491,23 +506,19 @@ def test_events_tell_of_ends_workers_and_counts_and_go_on_where_a_listener_was(u
 
 
 def test_so_many_may_listen_and_no_more(up: Up) -> None:
-    listeners: list[Listener] = []
-    while (answer := _one_more(up, listeners)) is None:
-        assert len(listeners) <= 16
-    assert answer.status == 429 and len(listeners) == 16
+    listeners = [Listener(up) for _ in range(MOST_LISTENERS)]
+    for listener in listeners:
+        listener.wait("counts")
+    assert up.call("GET", "/v1/events").status == 429
     for listener in listeners:
         listener.close()
-    wait_for(lambda: _one_more(up, listeners) is None, "there is room again", WAIT_S)
-    listeners[-1].close()
 
+    def there_is_room() -> bool:
+        listener = Listener(up)
+        listener.close()
+        return listener.status == 200
 
-def _one_more(up: Up, listeners: list[Listener]) -> Answer | None:
-    try:
-        listeners.append(Listener(up))
-    except AssertionError:
-        return up.call("GET", "/v1/events")
-    listeners[-1].wait("counts")
-    return None
+    wait_for(there_is_room, "there is room again", WAIT_S)
 
 
 # -- processes that die
@@ -556,7 +567,14 @@ def test_messages_that_were_taken_through_a_process_that_dies_come_again(up: Up)
 def test_while_the_pool_is_away_requests_wait_a_while_and_then_say_so(up: Up) -> None:
     coordinator = up.kill("coordinator", signal.SIGSTOP)
     try:
-        for answer in (up.call("GET", "/v1/counts"), up.call("POST", "/v1/tasks", {"fn": "work:echo", "args": [1]})):
+        requests = [
+            ("GET", "/v1/counts"),
+            ("POST", "/v1/tasks", {"fn": "work:echo", "args": [1]}),
+            ("DELETE", "/v1/queues/x"),
+        ]
+        with ThreadPoolExecutor() as threads:
+            answers = list(threads.map(lambda request: up.call(*request), requests))
+        for answer in answers:
             assert answer.status == 503 and answer.headers["Retry-After"] == "1" and answer.json["kind"] == "away"
         assert up.get("/health") == {"status": "ok"}
     finally:
@@ -569,22 +587,26 @@ def test_while_the_pool_is_away_requests_wait_a_while_and_then_say_so(up: Up) ->
 
 def test_with_tls_the_port_speaks_tls_only(tmp_path: Path) -> None:
     make_certificates(tmp_path / "certs", ["127.0.0.1"], [], 1)
-    files = sorted(path.name for path in (tmp_path / "certs").iterdir())
-    cert, key, ca = (
-        next(str(tmp_path / "certs" / f) for f in files if f == name) for name in ("run.pem", "run.key", "ca.pem")
-    )
-    for up in started(tmp_path, "--tls", f"{cert},{key},{ca}"):
-        assert up.url.startswith("https://")
-        place = up.url.partition("://")[2]
+    cert, key, ca = (str(tmp_path / "certs" / f"{name}.pem") for name in ("127.0.0.1", "127.0.0.1-key", "ca"))
+    with started(tmp_path, "--tls", f"{cert},{key},{ca}") as up:
+        place = up.url.removeprefix("https://")
         context = ssl.create_default_context(cafile=ca)
-        with http.client.HTTPSConnection(place, timeout=WAIT_S, context=context) as connection:
-            said = b'{"fn": "math:gcd", "args": [4, 6], "wait_s": 60}'
-            connection.request("POST", "/v1/tasks", said, {"Authorization": f"Bearer {up.token}"})
-            assert Answer(connection.getresponse()).json["result"] == 2
+        connection = http.client.HTTPSConnection(place, timeout=WAIT_S, context=context)
+        said = b'{"fn": "math:gcd", "args": [4, 6], "wait_s": 60}'
+        connection.request("POST", "/v1/tasks", said, {**JSON, "Authorization": f"Bearer {up.token}"})
+        assert Answer(connection.getresponse()).json["result"] == 2
+        connection.close()
         host, _, port = place.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=WAIT_S) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert not plain.recv(100).startswith(b"HTTP")
+
+
+def test_a_port_that_is_taken_or_is_none_is_said(up: Up, tmp_path: Path) -> None:
+    for where, said in ((up.url.rpartition(":")[2], "already in use"), ("x:y", "is not HOST:PORT")):
+        words = [*PLESIO, "up", "--http", where]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and said in done.stderr and "--http" in done.stderr
 
 
 def test_what_is_not_installed_is_named_and_nothing_of_it_is_loaded_without_http(tmp_path: Path) -> None:
@@ -594,5 +616,5 @@ def test_what_is_not_installed_is_named_and_nothing_of_it_is_loaded_without_http
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "pip install 'plesio[http]'" in done.stderr
-    code = "import sys, plesio.cli.main, plesio.cli.hosting; assert not {'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules)"
+    code = "import sys, plesio.cli.main, plesio.cli.hosting; assert not {'fastapi', 'uvicorn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)

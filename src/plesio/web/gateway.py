@@ -50,7 +50,7 @@ class Gateway:
         self.client = client
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "plesio-http")
-        self._watched: dict[int, Watched] = {}
+        self.watched: dict[int, Watched] = {}
         self._ended: OrderedDict[int, None] = OrderedDict()  # of them, those that have ended; oldest first
         self._ended_bytes = 0
         self._unconfirmed_bytes = 0
@@ -131,15 +131,15 @@ class Gateway:
 
     def watch(self, future: Future) -> Watched:
         """From now on its end can be waited for; its result is kept a while."""
-        watched = self._watched.get(future.id)
+        watched = self.watched.get(future.id)
         if watched is None:
-            watched = self._watched[future.id] = Watched(future)
+            watched = self.watched[future.id] = Watched(future)
             future.add_done_callback(lambda future: in_loop(self._loop, self._has_ended, future.id))
         return watched
 
     async def find(self, name: str, wait_s: float) -> tuple[str, Future | None]:
         """(its state, its Future when it has ended), of anybody's task; waits so long. Raises Refusal: 404."""
-        watched = self._watched.get(id_of(name))
+        watched = self.watched.get(id_of(name))
         if watched is None or not watched.future.done():
             row = await self.row(name)
             if row["fn"] == MESSAGE:
@@ -166,7 +166,7 @@ class Gateway:
         return watched.future.done()
 
     def _has_ended(self, id: int) -> None:
-        watched = self._watched.get(id)
+        watched = self.watched.get(id)
         if watched is None:
             return
         for waiter in watched.waiters:
@@ -178,7 +178,7 @@ class Gateway:
 
     def _let_go(self) -> None:
         """The oldest of too many, or of too much; the newest stays."""
-        large = [id for id in self._ended if self._watched[id].future.large]
+        large = [id for id in self._ended if self.watched[id].future.large]
         gone = large[: -KEPT_LARGE or None] if len(large) > KEPT_LARGE else []
         over = max(0, len(self._ended) - KEPT)
         for id in [*gone, *[id for id in list(self._ended)[:over] if id not in gone]]:
@@ -188,7 +188,7 @@ class Gateway:
 
     def _drop(self, id: int) -> None:
         del self._ended[id]
-        self._ended_bytes -= self._watched.pop(id).future.size_bytes
+        self._ended_bytes -= self.watched.pop(id).future.size_bytes
 
     # -- who was turned away
 

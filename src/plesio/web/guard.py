@@ -66,7 +66,11 @@ class Guard:
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
             reason = "the token is wrong" if scheme else "there is no token"
             self.refused(scope["client"][0] if scope.get("client") else "somebody", f"HTTP: {reason}")
-            refusal = Refusal(401, "unauthorized", f"{reason}; send `Authorization: Bearer TOKEN`, see DIR/http-token")
+            refusal = Refusal(
+                401,
+                "unauthorized",
+                f"{reason}; send `Authorization: Bearer TOKEN` with that of http-token, in the pool's folder",
+            )
             refusal.headers["WWW-Authenticate"] = 'Bearer realm="plesio"'
             raise refusal
         if self.requests > MOST_REQUESTS:

@@ -14,9 +14,9 @@ from plesio.errors import PlesioError
 from plesio.runtime.webprocess import WebSettings
 from plesio.tasks.embedded import attach
 from plesio.web.app import build
+from plesio.web.door import IDLE_S, Door
 
 GRACE_S = 2  # for requests under way when it is told to end
-IDLE_S = 30  # a connection without requests
 CONNECTIONS = 1024
 SLOW_MS = 30_000  # a peer that takes nothing for so long is gone
 
@@ -29,7 +29,7 @@ def serve(settings: WebSettings) -> None:
     client = attach(settings.folder, patient=False)
     cert, key = (settings.tls.split(",") + [""])[:2] if settings.tls else (None, None)
     config = uvicorn.Config(
-        build(client, settings.token, Path(settings.folder)), http="h11", ws="none", access_log=False, log_level="warning",
+        build(client, settings.token, Path(settings.folder)), http=Door, ws="none", access_log=False, log_level="error",
         server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_S, limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_S, ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip

@@ -77,6 +77,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
+    if where == "body" and "json" not in request.headers.get("content-type", ""):
+        return Refusal(
+            422, "invalid", "the body is not said to be JSON: send Content-Type: application/json", where=where
+        ).answer()
     if first["type"] == "json_invalid":
         return Refusal(400, "not json", f"the body is not JSON: {first['msg']}", where="body").answer()
     return Refusal(422, "invalid", f"{where}: {first['msg']}", where=where).answer()

@@ -37,8 +37,15 @@ def to_json(value: Any) -> Any:
 
 def from_json(value: Any) -> Any:
     """The value that a client means. Raises UserError."""
+    try:
+        return _read(value)
+    except RecursionError as error:
+        raise UserError("it is nested too deep") from error
+
+
+def _read(value: Any) -> Any:
     if isinstance(value, list):
-        return [from_json(item) for item in value]
+        return [_read(item) for item in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
@@ -49,7 +56,7 @@ def from_json(value: Any) -> Any:
             return _array(inner)
         if name == FLOAT and inner in ("nan", "inf", "-inf"):
             return float(inner)
-    return {name: from_json(inner) for name, inner in value.items()}
+    return {name: _read(inner) for name, inner in value.items()}
 
 
 class _Writer:
