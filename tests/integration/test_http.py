@@ -527,30 +527,25 @@ def test_so_many_may_listen_and_no_more(up: Up) -> None:
 def test_a_waiting_client_gets_its_result_although_the_http_process_and_then_the_coordinator_are_killed(
     up: Up, tmp_path: Path
 ) -> None:
+    """The client of docs/http.md, with another function."""
     gate = tmp_path / "gate"
-    task = up.submit("work:held", str(gate))
-    answers: list[Any] = []
-
-    def wait() -> None:
-        while not answers:
-            try:
-                answer = up.call("GET", f"/v1/tasks/{task}/result?wait_s=60")
-            except (OSError, http.client.HTTPException):
-                continue  # what it waited at is gone: the retry
-            if answer.status not in (202, 503):
-                answers.append(answer)
-
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    wait_for(lambda: up.get(f"/v1/tasks/{task}")["state"] == "leased", "it runs", WAIT_S)
-    killed = up.kill("http")
-    wait_for(lambda: up.pid_of("http") != killed, "it is started again", WAIT_S)
-    assert up.get("/health") == {"status": "ok"}
-    killed = up.kill("coordinator")
-    wait_for(lambda: up.pid_of("coordinator") != killed, "it is started again", WAIT_S)
-    gate.touch()
-    waiting.join(WAIT_S)
-    assert answers[0].status == 200 and answers[0].json["result"] == "held"
+    source = example("js").replace("math:gcd", "work:held").replace("[12, 18]", json.dumps([str(gate)]))
+    (tmp_path / "client.js").write_text(source.replace("gcd of 12 and 18", "what is killed"))
+    waiting = subprocess.Popen(
+        ["node", str(tmp_path / "client.js")], cwd=up.cwd, env={**os.environ, "PLESIO_URL": up.url},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: up.get("/v1/tasks?state=leased")["tasks"], "it runs", WAIT_S)
+        for name in ("http", "coordinator"):
+            killed = up.kill(name)
+            wait_for(lambda name=name, killed=killed: up.pid_of(name) != killed, "it is started again", WAIT_S)
+        assert up.get("/health") == {"status": "ok"} and waiting.poll() is None
+        gate.touch()
+        out, error = waiting.communicate(timeout=WAIT_S)
+    finally:
+        waiting.kill()
+    assert (waiting.returncode, out) == (0, "held\n"), error
     assert "the HTTP process ended (signal SIGKILL)" in up.log.read_text()
 
 
@@ -562,6 +557,23 @@ def test_messages_that_were_taken_through_a_process_that_dies_come_again(up: Up)
     (again,) = up.post(f"{place}/take", {"wait_s": 30})["messages"]
     assert again["id"] == taken["id"]
     up.post(f"{place}/messages/{again['id']}/ack")
+
+
+def test_a_pool_that_is_killed_takes_its_http_process_along_and_gives_the_results_when_it_is_up_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "work.py").write_text(MODULE)
+    first = Up(tmp_path)
+    try:
+        done, waits = first.submit("work:echo", [1, 2]), first.submit("work:echo", 3, requires={"gpu": 1})
+        assert first.result(done) == [1, 2]
+    finally:
+        first.process.kill()
+        first.process.communicate()
+    wait_for(lambda: not first.members(), "its processes end with it", WAIT_S)
+    with started(tmp_path, "--tag", "gpu=1") as second:
+        assert second.token == first.token
+        assert second.result(done) == [1, 2] and second.result(waits) == 3
 
 
 def test_while_the_pool_is_away_requests_wait_a_while_and_then_say_so(up: Up) -> None:

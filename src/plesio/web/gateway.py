@@ -51,7 +51,8 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, "plesio-http")
         self.watched: dict[int, Watched] = {}
-        self._ended: OrderedDict[int, None] = OrderedDict()  # of them, those that have ended; oldest first
+        self._small: OrderedDict[int, None] = OrderedDict()  # of them, those that have ended; oldest first
+        self._large: OrderedDict[int, None] = OrderedDict()
         self._ended_bytes = 0
         self._unconfirmed_bytes = 0
         self.held = Held(lambda work: self._loop.run_in_executor(self._threads, work))
@@ -172,23 +173,12 @@ class Gateway:
         for waiter in watched.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._ended[id] = None
+        ended, most = (self._large, KEPT_LARGE) if watched.future.large else (self._small, KEPT)
+        ended[id] = None
         self._ended_bytes += watched.future.size_bytes
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """The oldest of too many, or of too much; the newest stays."""
-        large = [id for id in self._ended if self.watched[id].future.large]
-        gone = large[: -KEPT_LARGE or None] if len(large) > KEPT_LARGE else []
-        over = max(0, len(self._ended) - KEPT)
-        for id in [*gone, *[id for id in list(self._ended)[:over] if id not in gone]]:
-            self._drop(id)
-        while self._ended_bytes > KEPT_BYTES and len(self._ended) > 1:
-            self._drop(next(iter(self._ended)))
-
-    def _drop(self, id: int) -> None:
-        del self._ended[id]
-        self._ended_bytes -= self.watched.pop(id).future.size_bytes
+        while len(ended) > most or (self._ended_bytes > KEPT_BYTES and len(ended) > 1):
+            oldest, _ = ended.popitem(last=False)
+            self._ended_bytes -= self.watched.pop(oldest).future.size_bytes
 
     # -- who was turned away
 
