@@ -1,4 +1,4 @@
-"""A paced step on batches: prepared before (FED=ready), here (FED=here), or by slots of a pool of this machine (FED=pool)."""
+"""A paced step on batches: made before (FED=ready), here (FED=here), or by slots of a pool of this machine (FED=pool)."""
 
 import json
 import os

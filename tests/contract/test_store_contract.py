@@ -75,6 +75,7 @@ def test_blobs_come_back_numbered_and_in_order(run: Run) -> None:
         assert [await store.append(epoch, seq, blob) for seq, blob in enumerate(blobs)] == [1, 2, 3]
         assert await store.read(0) == list(enumerate(blobs, start=1))
         assert await store.read(2) == [(3, blobs[2])]
+        assert await store.read(0, most=2) == [(1, blobs[0]), (2, blobs[1])] and await store.read(0, most=0) == []
         assert await store.read(3) == await store.read(99) == []
         assert await store.last_seq() == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -35,6 +36,7 @@ from plesio.wire.tls import load
 
 USUAL = ("127.0.0.1", 7710)
 BACKLOG = 128
+HTTP_TOKEN = "http-token"  # in the pool's folder
 
 
 def serve(
@@ -48,6 +50,7 @@ def serve(
     tags: list[str] | None,
     order: str,
     placement: str,
+    http: str | None,
     as_json: bool,
 ) -> None:
     """A pool, until it is told to end. Raises UserError."""
@@ -55,6 +58,7 @@ def serve(
     registry.check(registry.PLACEMENTS, "placement", placement)
     where = None if listen is None else read_address(listen, "--listen")
     amounts = tuple(sorted(read_amounts(tags, "--tag").items()))
+    http_where = None if http is None else _read_http(http)
     files = load(tls, serves=True).text if tls else ""
     slots = usable_cores() if workers is None else workers
     shown, folder = folder, folder.absolute()
@@ -64,6 +68,8 @@ def serve(
         with locked(folder):
             _must_be_free(folder, shown)
             token = tokens.read_or_make(token_path)
+            http_token = "" if http_where is None else tokens.read_or_make(folder / HTTP_TOKEN)
+            web = None if http_where is None else _bound(http_where, "--http")
             listener = _bound(where)
             host, port = listener.getsockname()[:2]
             told = Running(
@@ -78,12 +84,18 @@ def serve(
     settings = HostSettings(
         folder=str(folder), token=token, listener=listener.detach(), slots=slots,
         local=-1 if local is None else local.detach(), sync=sync, tls=files, tags=amounts,
-        memory_bytes=memory_mb << 20, order=order, placement=placement, runs=True,
+        memory_bytes=memory_mb << 20, order=order, placement=placement, runs=True, http_token=http_token,
+        http=-1 if web is None else web.fileno(),
     )  # fmt: skip
     say(f"pool in {shown} listens on {host}:{port}, {slots} slots here; logs in {shown / 'logs'}; Ctrl-C ends it")
     say(_invitation(host, port, token_path, bool(files)))
+    record = {"host": host, "port": port, "token_file": str(token_path), "pid": os.getpid()}
+    if web is not None:
+        record |= {"http": _url(web, bool(files)), "http_token_file": str(folder / HTTP_TOKEN)}
+        say(f"HTTP at {record['http']}, with the token in {shown / HTTP_TOKEN}")
+        web.detach()
     if as_json:
-        print(json.dumps({"host": host, "port": port, "token_file": str(token_path), "pid": os.getpid()}), flush=True)
+        print(json.dumps(record), flush=True)
     try:
         Host(settings, say).run()
     finally:
@@ -101,7 +113,19 @@ def _must_be_free(folder: Path, shown: Path) -> None:
         )
 
 
-def _bound(where: tuple[str, int] | None) -> socket.socket:
+def _read_http(text: str) -> tuple[str, int]:
+    """PORT alone is this machine's only. Raises UserError, also when what serves is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
+        raise UserError("--http needs fastapi and uvicorn; run `pip install 'plesio[http]'`")
+    return read_address(text if ":" in text else f"127.0.0.1:{text}", "--http")
+
+
+def _url(listener: socket.socket, with_tls: bool) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if with_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _bound(where: tuple[str, int] | None, option: str = "--listen") -> socket.socket:
     """Nobody said where: the usual port, or any."""
     host, port = where or USUAL
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -111,9 +135,9 @@ def _bound(where: tuple[str, int] | None) -> socket.socket:
         if where is None and port:
             return _bound((host, 0))
         if error.errno == errno.EADDRINUSE:
-            raise PortInUse(f"{host}:{port} is already in use; choose another with --listen HOST:PORT") from error
+            raise PortInUse(f"{host}:{port} is already in use; choose another with {option} HOST:PORT") from error
         why = str(error.strerror).partition(" (")[0]
-        raise UserError(f"cannot listen on {host}:{port}: {why}; choose another with --listen HOST:PORT") from error
+        raise UserError(f"cannot listen on {host}:{port}: {why}; choose another with {option} HOST:PORT") from error
 
 
 def _invitation(host: str, port: int, token_path: Path, with_tls: bool) -> str:

@@ -14,6 +14,7 @@ from plesio.core.pool.recipe import DEFAULT_QUEUE
 LISTEN_HELP = (
     "HOST:PORT. 0.0.0.0:7710: other machines may join. Default: 127.0.0.1:7710, or another port if it is taken."
 )
+HTTP_HELP = "[HOST:]PORT: serve HTTP and JSON there, too, for programs in other languages; see docs/http.md."
 IMPORT_HELP = "A module that is imported once, before it joins, and then is there in all slots. Repeat."
 
 
@@ -38,6 +39,7 @@ def up(
     tag: Tags = None,
     order: Annotated[str, typer.Option(help="Which task is next: aging, priority, fifo.")] = "aging",
     placement: Annotated[str, typer.Option(help="Which slot: rate-aware, least-loaded, power-of-two.")] = "rate-aware",
+    http: Annotated[Optional[str], typer.Option(help=HTTP_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Where it listens, as one JSON object on stdout.")] = False,
 ) -> None:
     """A pool of workers for tasks, until Ctrl-C: it then waits for tasks that run, and keeps those that wait.
@@ -46,7 +48,7 @@ def up(
     """
     from plesio.cli import hosting
 
-    hosting.serve(listen, folder, workers, token_file, tls, sync.value, memory_mb, tag, order, placement, as_json)
+    hosting.serve(listen, folder, workers, token_file, tls, sync.value, memory_mb, tag, order, placement, http, as_json)
 
 
 def worker(

@@ -51,7 +51,7 @@ class Source:
         if not 0 <= at < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         try:
-            return records.read(self._form, self._shelf.get(at))
+            return records.READERS[self._form](self._shelf.get(at))
         except ValueError as error:
             raise UserError(f"record {index} of {self.name} cannot be read: {error}") from error
 

@@ -21,6 +21,8 @@ LONGEST_PATH = 100  # bytes, of a Unix socket's
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     """listener: descriptor of a bound socket; local: of one of `bind_local`, -1: none. slots: 0: a coordinator only.
 
+    http: descriptor of a bound socket for HTTP, -1: none; http_token: what its clients show.
+
     See Pool for embedded and sync.
     """
 
@@ -38,6 +40,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True):
     order: str = "aging"  # names of policies, see registry.py
     placement: str = "rate-aware"
     runs: bool = False  # does it host training runs?
+    http: int = -1
+    http_token: str = ""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,9 +88,9 @@ class Journal(Generic[F, S]):
             self.seq = seq
         return state, batches
 
-    async def since(self, seq: int) -> list[tuple[int, float, list[F]]]:
-        """The batches after this one that are still kept: (seq, unix seconds, facts)."""
-        blobs = await self.store.read(seq)
+    async def since(self, seq: int, most: int = -1) -> list[tuple[int, float, list[F]]]:
+        """The batches after this one that are still kept: (seq, unix seconds, facts). most: of them; -1: all."""
+        blobs = await self.store.read(seq, most)
         try:
             return [(at, *self.fold.decode_facts(blob)) for at, blob in blobs]
         except msgspec.MsgspecError as error:

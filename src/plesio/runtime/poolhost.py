@@ -1,5 +1,7 @@
 """The process behind `plesio up` and an embedded pool: it starts the coordinator again whenever it dies, and is a node.
 
+The process for HTTP, where there is one, is its child, too.
+
 Its settings come as one line of JSON on stdin, so that the token is in no argument and no environment.
 """
 
@@ -27,6 +29,7 @@ from plesio.launchers.child import die_with_parent
 from plesio.runtime.hostsettings import HostSettings, local_path, near, withdraw
 from plesio.runtime.node import Node, NodeSettings, how_it_ended, log_to
 from plesio.runtime.pool import Pool
+from plesio.runtime.webprocess import WebProcess, WebSettings
 from plesio.wire.looking import looking_loop
 from plesio.wire.tls import Tls, load
 
@@ -43,6 +46,13 @@ class Host:
         self.listener = socket.socket(fileno=settings.listener)
         self.local = socket.socket(fileno=settings.local) if settings.local >= 0 else None
         self.tls: Tls | None = load(settings.tls, serves=True) if settings.tls else None
+        self.web: WebProcess | None = None
+        if settings.http >= 0:
+            self.web = WebProcess(
+                WebSettings(
+                    folder=settings.folder, listener=settings.http, token=settings.http_token, tls=settings.tls
+                )
+            )
         self.coordinator = 0
         self.started_s = 0.0
         self.pause_s = RESTART_S / 2
@@ -66,10 +76,15 @@ class Host:
         self.listener.close()
         if self.local is not None:
             self.local.close()
+        if self.web is not None:
+            with contextlib.suppress(OSError):
+                os.close(self.web.settings.listener)
 
     def run(self) -> None:
         """Until the pool ends or this process is told to. Raises UserError when there cannot be a pool."""
         self._start()
+        if self.web is not None:
+            self.web.start()
         try:
             self.node.run()
         finally:
@@ -78,7 +93,12 @@ class Host:
             raise UserError(self._last_words())
 
     def _ended(self, pid: int, code: int) -> bool:
-        """The coordinator's end: wanted (True), or it is started again."""
+        """The coordinator's end: wanted (True), or it is started again; as that for HTTP always is."""
+        if self.web is not None and pid == self.web.pid:
+            self.web.ended()
+            if not self.node.leaving:
+                self.tell(f"the HTTP process ended ({how_it_ended(code)}) and is started again: {self.web.restart()}")
+            return False
         if pid != self.coordinator:
             return False
         self.coordinator = 0
@@ -140,6 +160,8 @@ class Host:
         await pool.run(self.listener, self.local)
 
     def _stop(self) -> None:
+        if self.web is not None:
+            self.web.stop()
         if self.coordinator:
             os.kill(self.coordinator, signal.SIGTERM)
             until_s = time.monotonic() + 5.0

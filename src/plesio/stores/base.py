@@ -44,8 +44,10 @@ class Store(Protocol):
         Durable means that it outlives the process; whether also the machine, the store states.
         """
 
-    async def read(self, from_seq: int) -> list[tuple[int, bytes]]:
+    async def read(self, from_seq: int, most: int = -1) -> list[tuple[int, bytes]]:
         """All blobs with a number above `from_seq`, as (number, blob), in order; needs no leadership.
+
+        most: the first so many of them only; -1: all.
 
         Blobs that a snapshot replaced are gone: from below `get_snapshot()`'s number, the list starts
         right after the snapshot, or with the history that it left.

@@ -37,8 +37,9 @@ class MemoryStore:
         self._head = replace(self._head, last_seq=seq)
         return seq
 
-    async def read(self, from_seq: int) -> list[tuple[int, bytes]]:
-        return [(seq, blob) for seq, blob in self._journal if seq > from_seq]
+    async def read(self, from_seq: int, most: int = -1) -> list[tuple[int, bytes]]:
+        found = [(seq, blob) for seq, blob in self._journal if seq > from_seq]
+        return found if most < 0 else found[:most]
 
     async def last_seq(self) -> int:
         return self._head.last_seq

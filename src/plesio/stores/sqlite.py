@@ -99,10 +99,10 @@ class SqliteStore:
             db.execute("INSERT INTO journal VALUES (?, ?)", (seq, blob))
         return seq
 
-    async def read(self, from_seq: int) -> list[tuple[int, bytes]]:
+    async def read(self, from_seq: int, most: int = -1) -> list[tuple[int, bytes]]:
         with self._explained():
-            query = "SELECT seq, blob FROM journal WHERE seq > ? ORDER BY seq"
-            return self._db.execute(query, (from_seq,)).fetchall()
+            query = "SELECT seq, blob FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+            return self._db.execute(query, (from_seq, most)).fetchall()
 
     async def last_seq(self) -> int:
         with self._explained():

@@ -9,6 +9,7 @@ from typing import Any
 
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.recipe import QueueChange, Recipe, id_of
+from plesio.core.refusals import REASON_LENGTH, WHO_LENGTH
 from plesio.errors import UserError
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
@@ -50,6 +51,7 @@ class Client:
         yields_s: float | None = None,
         block: bool = True,
         kwargs: dict[str, Any] | None = None,
+        on_durable: Callable[[], object] | None = None,
     ) -> Future:
         """One call of a function, somewhere. A Future among the arguments stands for its result.
 
@@ -58,7 +60,8 @@ class Client:
         before. timeout_s: of one attempt. retries: when it raises or runs out of time. requires: tags of the worker,
         {'gpu': 1}. yields_s: it takes long, and leaves its slot to a task of a higher priority: `errors.Stopped` is
         raised in it, which it has so many seconds to handle, and it runs again later. block: when the queue is full,
-        wait; else raise QueueFull. kwargs: the function's keyword arguments.
+        wait; else raise QueueFull. kwargs: the function's keyword arguments. on_durable: called once it is durable, or
+        refused, by the thread that learns of it; it is then sent at once.
         Raises UserError for what cannot be a task, CannotSend for arguments that cannot be sent.
         """
         recipe = self._recipe(fn, queue, priority, timeout_s, retries, requires, yields_s)
@@ -66,7 +69,7 @@ class Client:
             args = tuple(_refer(arg) for arg in args)
             kwargs = {name: _refer(arg) for name, arg in (kwargs or {}).items()}
         data, needs = encoding.encode_call(args, kwargs or {}, self._link.shares)
-        return self._link.submit(recipe, data, needs, key, delay_s, block)
+        return self._link.submit(recipe, data, needs, key, delay_s, block, on_durable)
 
     def flush(self, timeout: float = 60.0) -> None:
         """Until what was submitted is durable, or refused, as its futures tell. Raises TimeoutError: the queue is full."""
@@ -157,9 +160,16 @@ class Client:
         for id in _ids(names):
             self._link.tell(s.Revive(id))
 
-    def ask(self, what: str, argument: str = "") -> Any:
-        """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'."""
-        return self._link.ask(what, argument)
+    def ask(self, what: str, argument: str = "", timeout: float = 10.0) -> Any:
+        """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'.
+
+        Raises UserError for what it does not know, TimeoutError.
+        """
+        return self._link.ask(what, argument, timeout)
+
+    def refused(self, who: str, reason: str) -> None:
+        """Has the pool journal that this program turned somebody away at a door of its own."""
+        self._link.tell(s.Refused(who[:WHO_LENGTH], reason[:REASON_LENGTH]))
 
     def queue(self, name: str, *, capacity: int | None = None) -> MessageQueue:
         """A queue of messages by name; it is made when it is first used. capacity: resizes it."""

@@ -69,17 +69,20 @@ def connect(
         raise WireError(f"{error}; {embedded.said()}") from error
 
 
-def attach(folder: str | Path) -> Client:
-    """A client of the pool that runs in `folder` now; nothing is started. Raises UserError, AccessRefused, WireError."""
+def attach(folder: str | Path, *, patient: bool = True) -> Client:
+    """A client of the pool that runs in `folder` now; nothing is started. patient: see Link.
+
+    Raises UserError, AccessRefused, WireError.
+    """
     found = running(Path(folder))
     if found is None:
         raise UserError(
             f"no pool runs in {folder}; start one with `plesio up --dir {folder}`, or name one elsewhere: --to HOST:PORT"
         )
-    return _client(found, Path(folder), None)
+    return _client(found, Path(folder), None, patient)
 
 
-def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> Client:
+def _client(where: Running, folder: Path, revive: Callable[[], None] | None, patient: bool = True) -> Client:
     tls = None
     if where.tls:
         from plesio.wire.tls import load
@@ -88,7 +91,7 @@ def _client(where: Running, folder: Path, revive: Callable[[], None] | None) -> 
     local = local_path(folder)
     host = local if local and Path(local).exists() else where.host
     address = Address(host, where.port, read(Path(where.token_file)), tls, revive)
-    link = Link(address, shares_in(folder.absolute()))
+    link = Link(address, shares_in(folder.absolute()), patient)
     link.open()
     return Client(link)
 

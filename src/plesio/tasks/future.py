@@ -41,6 +41,16 @@ class Future:
         """As `plesio tasks` shows it."""
         return name_of(self.id)
 
+    @property
+    def large(self) -> bool:
+        """Has its result large buffers? The pool forgets it as soon as nobody has it."""
+        return self._data is not None and self._data[:1] == HEAVY
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its result, as it came; what of it is in shared memory does not count."""
+        return 0 if self._data is None else len(self._data)
+
     def done(self) -> bool:
         """Has it ended, well or not?"""
         return self._data is not None or self._error is not None
@@ -86,7 +96,7 @@ class Future:
 
     def __del__(self) -> None:
         if self.done():  # until now it could be an argument of another task
-            self._link.let_go(self.id, self._data is not None and self._data[:1] == HEAVY)
+            self._link.let_go(self.id, self.large)
 
     # -- the link's side
 

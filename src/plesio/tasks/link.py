@@ -34,16 +34,21 @@ SOON_S = 0.0003  # what is submitted so shortly after a sending waits for more
 PARK_S = 0.005  # our thread leaves the socket to a waiting one for so long
 TAKEN = 500  # outcomes confirmed together
 MOST_UNCONFIRMED = 50_000  # tasks; more make `submit` wait
+MOST_RECIPES = 10_000  # that are remembered
 FIRST_S = 10.0  # a pool that has never answered is waited for so long
 NONE = b"\xc0"  # as encoded
 
 
 class Link:
-    """Shared by all threads of a client. shares: segments for large values, on the pool's own machine."""
+    """Shared by all threads of a client. shares: segments for large values, on the pool's own machine.
 
-    def __init__(self, address: Address, shares: Shares | None = None) -> None:
+    patient: what a full queue does not take is submitted again until it does; else its Future raises QueueFull.
+    """
+
+    def __init__(self, address: Address, shares: Shares | None = None, patient: bool = True) -> None:
         self.address = address
         self.shares = shares
+        self.patient = patient
         self._session = secrets.token_hex(16)
         self._channel: BlockingChannel | None = None
         self._lock = threading.RLock()  # of all that follows
@@ -56,6 +61,7 @@ class Link:
         self._asked = 0
         self._recipes: dict[Recipe, Recipe] = {}
         self._alarms: dict[int, Callable[[], object]] = {}  # of wishes that an event loop waits for
+        self._confirming: dict[int, Callable[[], object]] = {}  # by task: who waits until it is durable, or refused
         self._error: PlesioError | None = None  # why nothing goes on
         self._sending = threading.Lock()
         self._reading = threading.Lock()
@@ -76,16 +82,28 @@ class Link:
     # -- submitting
 
     def submit(
-        self, recipe: Recipe, args: bytes, needs: tuple[int, ...], key: str, delay_s: float, block: bool
+        self,
+        recipe: Recipe,
+        args: bytes,
+        needs: tuple[int, ...],
+        key: str,
+        delay_s: float,
+        block: bool,
+        on_durable: Callable[[], object] | None = None,
     ) -> Future:
-        """Numbers it and sends it soon. Waits while too much is unconfirmed; raises QueueFull instead if not `block`."""
+        """Numbers it and sends it soon. Waits while too much is unconfirmed; raises QueueFull instead if not `block`.
+
+        on_durable: called once it is, or is refused.
+        """
         if self._is_full():
             self._make_room(block)
         with self._lock:
             self._check()
             id = self._outbox.add(recipe, args, delay_s, key, needs)
             future = self._futures[id] = Future(self, id)
-        if time.perf_counter() - self._sent_s > SOON_S:
+            if on_durable is not None:
+                self._confirming[id] = on_durable
+        if on_durable is not None or time.perf_counter() - self._sent_s > SOON_S:
             self.flush()
         elif not self._wake.is_set():
             self._wake.set()
@@ -180,16 +198,17 @@ class Link:
             self._answers[number] = None
         question, asked = m.Ask(number, what, argument), None
         until_s = time.monotonic() + timeout
-        while self._answers[number] is None:
-            self._check()
-            if time.monotonic() > until_s:
-                raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
-            if self._channel is not asked:  # it is lost with a connection
-                asked = self._channel
-                self.tell(question)
-            self._read_or_wait(0.05)
-        told = self._answers.pop(number)
-        assert told is not None
+        try:
+            while (told := self._answers[number]) is None:
+                self._check()
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
+                if self._channel is not asked:  # it is lost with a connection
+                    asked = self._channel
+                    self.tell(question)
+                self._read_or_wait(0.05)
+        finally:
+            del self._answers[number]
         if told.error:
             raise UserError(told.error)
         return msgspec.json.decode(told.body)
@@ -198,6 +217,8 @@ class Link:
 
     def same(self, recipe: Recipe) -> Recipe:
         """The one object that equals this: neighbours with the same one are sent together."""
+        if len(self._recipes) > MOST_RECIPES:
+            self._recipes.clear()
         return self._recipes.setdefault(recipe, recipe)
 
     def take(self, queue: str, count: int, timeout: float | None) -> e.Give | None:
@@ -395,7 +416,8 @@ class Link:
             self._futures.clear()
             for future in futures:
                 future.end(error)
-            alarms = list(self._alarms.values())
+            alarms = [*self._alarms.values(), *self._confirming.values()]
+            self._confirming.clear()
         for future in futures:
             _call_back(future)
         for alarm in alarms:
@@ -412,16 +434,27 @@ class Link:
     def _accepted(self, message: e.Accept) -> list[Future]:
         """A message is done with, for its sender, once it is durable. Returns those with callbacks."""
         group = self._confirmed(message.first, message.count)
-        if group is None or not is_message(group):
+        if group is None:
             return []
-        return self._end(group.first, len(group.args), lambda future: future.succeed(NONE))
+        ended: list[Future] = []
+        if is_message(group):
+            ended = self._end(group.first, len(group.args), lambda future: future.succeed(NONE))
+        self._call_waiting(group.first, len(group.args))
+        return ended
 
     def _was_declined(self, message: e.Decline) -> list[Future]:
-        if message.retry_s > 0:
+        if message.retry_s > 0 and self.patient:
             self._outbox.put_off(message.first, time.monotonic() + message.retry_s)
             return []
         self._confirmed(message.first, message.count)
-        return self._end(message.first, message.count, lambda future: future.fail("refused", message.reason))
+        ended = self._end(message.first, message.count, lambda future: _refuse(future, message))
+        self._call_waiting(message.first, message.count)
+        return ended
+
+    def _call_waiting(self, first: int, count: int) -> None:
+        """Those who wait until these are durable; few do."""
+        for id in self._outbox.ids(first, count) if self._confirming else ():
+            self._confirming.pop(id, _nothing)()
 
     def _end(self, first: int, count: int, how: Callable[[Future], None]) -> list[Future]:
         ended = []
@@ -502,6 +535,13 @@ class Link:
 
 def _nothing(*_: object) -> None:
     """Nobody waits for it."""
+
+
+def _refuse(future: Future, message: e.Decline) -> None:
+    if message.retry_s > 0:
+        future.end(QueueFull(f"{message.reason}; try again in {message.retry_s:.2f} s", message.retry_s))
+    else:
+        future.fail("refused", message.reason)
 
 
 def _call_back(future: Future) -> None:

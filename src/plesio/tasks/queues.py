@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +22,7 @@ class Message:
     `with message as value:` acknowledges at the end, and gives back when the block raises.
     """
 
-    __slots__ = ("_data", "_link", "_settled", "attempts", "id")
+    __slots__ = ("_data", "_link", "_number", "_settled", "attempts", "id")
 
     def __init__(self, link: Link, id: int, data: bytes, attempts: int) -> None:
         self.id = id
@@ -30,6 +30,7 @@ class Message:
         self._link = link
         self._data = data
         self._settled = False
+        self._number = 0  # under which it is settled
 
     @property
     def value(self) -> Any:
@@ -48,9 +49,18 @@ class Message:
         if self._settled:
             raise UserError("this message was acknowledged or given back before")
         self._settled = True
-        number = self._link.settle((self.id,), ok, delay_s)
+        self._number = self._link.settle((self.id,), ok, delay_s)
         if wait:
-            self._link.settled(number)
+            self.wait_settled()
+
+    @property
+    def settled(self) -> bool:
+        """Was it acknowledged or given back?"""
+        return self._settled
+
+    def wait_settled(self, timeout: float | None = None) -> None:
+        """Until what was said of it is durable. Raises TimeoutError."""
+        self._link.settled(self._number, timeout)
 
     def __enter__(self) -> Any:
         return self.value
@@ -69,13 +79,21 @@ class MessageQueue:
         self.name = name
         self._link = link
 
-    def put(self, value: Any, priority: int = 0, delay_s: float = 0.0, block: bool = True) -> Future:
+    def put(
+        self,
+        value: Any,
+        priority: int = 0,
+        delay_s: float = 0.0,
+        block: bool = True,
+        on_durable: Callable[[], object] | None = None,
+    ) -> Future:
         """Sends it, and goes on; the Future is done once it is durable. Higher priorities are taken first.
 
-        block: wait while the queue is known to be full; else raise QueueFull. Raises CannotSend.
+        block: wait while the queue is known to be full; else raise QueueFull. on_durable: as for Client.submit.
+        Raises CannotSend.
         """
-        recipe = Recipe(MESSAGE, self.name, priority)
-        return self._link.submit(self._link.same(recipe), encoding.encode(value), (), "", delay_s, block)
+        recipe = self._link.same(Recipe(MESSAGE, self.name, priority))
+        return self._link.submit(recipe, encoding.encode(value), (), "", delay_s, block, on_durable)
 
     def put_many(self, values: Iterable[Any], priority: int = 0) -> None:
         """All of them, in order; returns once they are durable."""
@@ -93,8 +111,12 @@ class MessageQueue:
 
     async def get_async(self, timeout: float | None = None) -> Message | None:
         """As `get`, in an event loop. `put` needs no such thing: its Future can be awaited."""
-        messages = self._messages(await self._link.take_async(self.name, 1, timeout))
+        messages = await self.get_many_async(1, timeout)
         return messages[0] if messages else None
+
+    async def get_many_async(self, count: int, timeout: float | None = None) -> list[Message]:
+        """As `get_many`, in an event loop."""
+        return self._messages(await self._link.take_async(self.name, count, timeout))
 
     def _messages(self, given: Give | None) -> list[Message]:
         if given is None:

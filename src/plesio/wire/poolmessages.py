@@ -30,7 +30,7 @@ class Told(Message, frozen=True):
 
 CLIENT_MAY = (
     s.ClientUp, s.Submit, s.Await, s.Taken, s.Cancel, s.Revive, s.SetQueue, s.RemoveQueue, s.Take, s.Settle, s.Publish,
-    s.Subscribe, Ask,
+    s.Subscribe, s.Refused, Ask,
 )  # fmt: skip
 MAY_SEND: dict[str, tuple[type, ...]] = {
     "client": CLIENT_MAY,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from plesio.core.pool.recipe import QueueChange, Recipe
+from plesio.core.refusals import REASON_LENGTH, WHO_LENGTH
 
 
 class Stimulus(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -212,10 +215,10 @@ class Subscribe(Stimulus, frozen=True):
 
 
 class Refused(Stimulus, frozen=True):
-    """The wire turned somebody away."""
+    """The wire turned somebody away; or a client did, at a door of its own."""
 
-    who: str
-    reason: str
+    who: Annotated[str, msgspec.Meta(max_length=WHO_LENGTH)]
+    reason: Annotated[str, msgspec.Meta(max_length=REASON_LENGTH)]
 
 
 class Tick(Stimulus, frozen=True):
