@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from plesio.cli import bench, pool, queue, tasks
+from plesio.cli import bench, locks, pool, queue, tasks
 from plesio.cli.options import TLS_HELP
 from plesio.errors import PlesioError
 
@@ -224,7 +224,7 @@ def cert(
     make(folder, host or [], node or [], days)
 
 
-for command in (pool.up, pool.worker, pool.submit):
+for command in (pool.up, pool.worker, pool.submit, locks.locks):
     app.command()(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(queue.app, name="queue")
