@@ -200,6 +200,7 @@ def client_lost(turn: Turn, session: str) -> None:
         alive_s = turn.volatile.alive_s
         if client.number in alive_s:
             alive_s[client.number] = min(alive_s[client.number], turn.now_s + GRACE_S)
+        turn.volatile.answered.pop(session, None)
         _serve(turn, _withdraw(turn, session))
 
 

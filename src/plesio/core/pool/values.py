@@ -19,15 +19,15 @@ def change(turn: Turn, stimulus: s.Change) -> None:
     client, session, number = speaker(turn, stimulus.session), stimulus.session, stimulus.number
     if client is None:
         return
-    known = turn.durable.places.replies.get(client.number, NOBODY)
+    known, answered = turn.durable.places.replies.get(client.number, NOBODY), turn.volatile.answered.get(session, set())
     if number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not known.over(number):
+    elif not known.over(number) and number not in answered:
         if stimulus.fence and stimulus.fence not in turn.durable.places.holds:
             turn.order(e.Refuse(session, number, e.LOST, f"token {stimulus.fence} is held no more"))
         elif stimulus.how == CHECK:
             turn.order(e.Answer(session, number, 0))
-        elif len(known.answers) >= MOST_UNHEARD:
+        elif len(known.answers) + len(answered) >= MOST_UNHEARD:
             turn.order(e.Refuse(session, number, e.WRONG, f"{MOST_UNHEARD} answers to you wait to be heard"))
         else:
             _change(turn, client.number, stimulus)
@@ -40,11 +40,11 @@ def _change(turn: Turn, client: int, stimulus: s.Change) -> None:
     reason = _unsound(turn, stimulus, new)
     if reason or new is None:
         turn.order(e.Refuse(session, number, e.WRONG, reason))
-    elif stimulus.expected not in (None, value):
-        turn.order(e.Answer(session, number, value, False))
+    elif stimulus.expected not in (None, value) or new == value:
+        turn.volatile.answered.setdefault(session, set()).add(number)  # if it comes twice, it must not do something then
+        turn.order(e.Answer(session, number, value, stimulus.expected in (None, value)))
     else:
-        if new != value:
-            turn.emit(f.ValueSet(client, number, *key, new))
+        turn.emit(f.ValueSet(client, number, *key, new))
         turn.order(e.Answer(session, number, new))
         serve(turn, key)
 
@@ -65,10 +65,11 @@ def _unsound(turn: Turn, stimulus: s.Change, new: int | None) -> str:
 def heard(turn: Turn, stimulus: s.Heard) -> None:
     """Its answers need not be kept."""
     client = turn.durable.clients.get(stimulus.session)
-    known = turn.durable.places.replies.get(client.number) if client is not None else None
-    if client is None or known is None or stimulus.upto < known.upto or len(stimulus.but) > MOST_UNHEARD:
+    known = turn.durable.places.replies.get(client.number, NOBODY) if client is not None else NOBODY
+    if client is None or stimulus.upto < known.upto or len(stimulus.but) > MOST_UNHEARD:
         return
-    waits = set(stimulus.but)
+    waits, answered = set(stimulus.but), turn.volatile.answered.get(stimulus.session, set())
+    answered.difference_update([n for n in answered if n <= stimulus.upto and n not in waits])
     if any(n <= stimulus.upto and n not in waits for n in known.answers):
         turn.emit(f.AnswersHeard(client.number, stimulus.upto, stimulus.but))
 
