@@ -133,9 +133,8 @@ def _reached(places: Places, waits: Waits, waiter: Waiter) -> list[Key]:
     reached, ahead = {waiter.key}, [waiter.key]
     while ahead:
         key = ahead.pop()
-        owners = [(hold.client, hold.owner) for hold in places.places.get(key, {}).values()]
-        for owner in (*owners, *(other.who for other in waits.line(key))):
-            blocked = waits.blocked(owner)
+        for hold in places.places.get(key, {}).values():
+            blocked = waits.blocked((hold.client, hold.owner))
             if blocked is not None and blocked.key not in reached:
                 reached.add(blocked.key)
                 ahead.append(blocked.key)
