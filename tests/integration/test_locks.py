@@ -16,6 +16,7 @@ import pytest
 from plesio.errors import LeaseLost, UserError, WouldDeadlock
 from plesio.tasks import Client
 from plesio.tasks.locks import Held, Lock
+from plesio.testing import lockstorm
 from plesio.testing.poolcrew import PoolCrew
 from plesio.testing.waiting import wait_for
 
@@ -331,6 +332,13 @@ def test_holds_values_and_waits_outlive_a_killed_coordinator(client: Client, cre
     after.release()
 
 
+def test_what_a_client_holds_when_it_closes_is_free_at_once(client: Client, crew: PoolCrew) -> None:
+    other = crew.client()
+    other.lock("closed").acquire()
+    other.close()
+    client.lock("closed").acquire(0).release()
+
+
 def test_a_lock_that_is_lost_ends_its_block_with_an_error(crew: PoolCrew) -> None:
     with crew.client() as client:
         lock = client.lock("block")
@@ -362,3 +370,11 @@ def test_the_shell_tells_who_holds_and_who_waits(client: Client, crew: PoolCrew,
     after = waiter()
     assert isinstance(after, Held)
     after.release()
+
+
+def test_under_kills_and_pauses_the_histories_are_linearizable(tmp_path: Path) -> None:
+    report = lockstorm.run(0, tmp_path / "storm", 8.0)
+    assert report["troubles"] == [], report
+    assert report["coordinator"] and report["killed"] + report["paused"] and report["lock"] and report["counter"], (
+        report
+    )

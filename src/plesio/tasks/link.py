@@ -489,6 +489,7 @@ class Link:
             return
         atexit.unregister(self.close)
         self.flush()
+        self.locking.let_go()
         until_s = time.monotonic() + 5.0
         while (
             (self._outbox.unconfirmed or self._mailbox.settling() or self.locking.settling())

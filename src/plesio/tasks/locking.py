@@ -144,6 +144,13 @@ class Locking:
         with self._lock:
             return self._grants.resend()
 
+    def let_go(self) -> None:
+        """Of all that is held: this client is about to close."""
+        with self._lock:
+            said = self._grants.let_go()
+        for one in said:
+            self._link.tell(one)
+
     def settling(self) -> bool:
         """Is something given back of which it is not known that it is?"""
         return self._grants.settling()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from plesio.tasks.client import Client
 from plesio.tasks.dialling import Address
 from plesio.tasks.link import Link
 from plesio.tasks.locks import Held, Lock
-from plesio.testing.linear import NEVER_S, Count, Op, Places, is_linearizable
+from plesio.testing.linear import NEVER_S, Count, Model, Op, Places, is_linearizable
 from plesio.testing.poolcrew import PoolCrew
-from plesio.testing.waiting import wait_for
 
 WORKERS, PARTS = 4, 2
 NAME = "storm"
 REST_S = 0.01
+WAIT_S = 60.0
 
 
 class Notes:
@@ -56,10 +57,10 @@ def work(client: Client, notes: Notes, rng: random.Random, stop: Path) -> None:
         what = rng.choice(sorted(places))
         _hold(places[what], what, notes, rng)
         amount = rng.randint(1, 9)
-        value = notes.call("counter", "add", amount, lambda amount=amount: counter.add(amount))
+        value = notes.call("counter", "add", amount, partial(counter.add, amount))
         if rng.random() < 0.5:
             new = value + rng.randint(1, 9)
-            notes.call("counter", "swap", [value, new], lambda v=value, new=new: counter.compare_and_set(v, new))
+            notes.call("counter", "swap", [value, new], partial(counter.compare_and_set, value, new))
         notes.call("counter", "get", None, counter.get)
 
 
@@ -136,14 +137,14 @@ def run(seed: int, folder: Path, seconds: float) -> dict[str, Any]:
                     workers[name].send_signal(signal.SIGCONT)
             stop.touch()
             for name, worker in workers.items():
-                wait_for(lambda worker=worker: worker.poll() is not None, f"{name} goes on and ends")
-                assert worker.returncode == 0, f"{name} ended with {worker.returncode}"
+                code = worker.wait(WAIT_S)  # all who live have what they wait for, in time
+                assert code == 0, f"{name} ended with {code}"
         finally:
             for worker in workers.values():
                 worker.kill()
                 worker.wait()
     found = histories(sorted(folder.glob("w*")), faults_s)
-    models = {"lock": Places(1), "semaphore": Places(PARTS), "counter": Count()}
+    models: dict[str, Model] = {"lock": Places(1), "semaphore": Places(PARTS), "counter": Count()}
     troubles = [f"{what}: not linearizable" for what, ops in found.items() if not is_linearizable(ops, models[what])]
     lost = sum(op.result == "lost" for ops in found.values() for op in ops)
     return {

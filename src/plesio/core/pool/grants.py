@@ -115,6 +115,11 @@ class Grants:
         self._heard = 0
         return Heard(self.session, self._newest, tuple(self._said))
 
+    def let_go(self) -> list[Release]:
+        """Of all that is held and not given back yet."""
+        said = {release.of for release in self._said.values() if isinstance(release, Release)}
+        return [self._give_back(number) for number in sorted(self._held - said)]
+
     def settling(self) -> bool:
         """Is something given back of which we have not heard that it is?"""
         return any(isinstance(said, Release) for said in self._said.values())

@@ -36,7 +36,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
         return self.kind, self.name
 
 
-class Replies(msgspec.Struct, array_like=True):
+class Replies(msgspec.Struct):
     """What a client may not have heard: answers by number. Up to `upto` it has heard all `but` these."""
 
     upto: int = 0
@@ -62,7 +62,7 @@ class KeptPlaces(msgspec.Struct, array_like=True):
     holds: list[Hold] = []
     values: list[tuple[str, str, int]] = []
     barriers: dict[str, Passed] = {}
-    replies: dict[int, Replies] = {}
+    replies: list[tuple[int, int, tuple[int, ...], list[tuple[int, int]]]] = []
 
 
 class Places:
@@ -119,7 +119,8 @@ class Places:
     def freeze(self) -> KeptPlaces:
         """All of it, as plain records."""
         values = [(kind, name, value) for (kind, name), value in self.values.items()]
-        return KeptPlaces(self.token, list(self.holds.values()), values, self.barriers, self.replies)
+        replies = [(client, known.upto, known.but, list(known.answers.items())) for client, known in self.replies.items()]
+        return KeptPlaces(self.token, list(self.holds.values()), values, self.barriers, replies)
 
 
 def thaw(kept: KeptPlaces) -> Places:
@@ -129,7 +130,8 @@ def thaw(kept: KeptPlaces) -> Places:
         places.add(hold)
     places.token = kept.token
     places.values = {(kind, name): value for kind, name, value in kept.values}
-    places.barriers, places.replies = kept.barriers, kept.replies
+    places.barriers = kept.barriers
+    places.replies = {client: Replies(upto, but, dict(answers)) for client, upto, but, answers in kept.replies}
     return places
 
 
