@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -330,6 +331,29 @@ def test_holds_values_and_waits_outlive_a_killed_coordinator(client: Client, cre
     after = waiter()
     assert isinstance(after, Held) and after.token > held.token
     after.release()
+
+
+def test_barriers_and_events_are_waited_for_while_the_coordinator_is_killed(client: Client, crew: PoolCrew) -> None:
+    party = in_thread(lambda: client.barrier("again", 2).wait(WAIT_S))
+    waiter = in_thread(lambda: client.event("again").wait(WAIT_S))
+    wait_for(lambda: waiting(client, "again") == 2, "they wait")
+    crew.kill_coordinator()
+    with crew.client() as other:
+        assert other.barrier("again", 2).wait(WAIT_S) == 0 == party()
+        other.event("again").set()
+    assert waiter() is True
+
+
+def test_a_grant_that_crosses_the_end_of_a_wait_is_given_back(client: Client) -> None:
+    def work() -> None:
+        for i in range(100):
+            with contextlib.suppress(TimeoutError):
+                client.lock("crossing").acquire(0.0002 * (i % 5 + 1)).release()
+
+    for result in [in_thread(work) for _ in range(4)]:
+        assert result() is None
+    with client.lock("crossing"):
+        assert waiting(client, "crossing") == 0
 
 
 def test_what_a_client_holds_when_it_closes_is_free_at_once(client: Client, crew: PoolCrew) -> None:

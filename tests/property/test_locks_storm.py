@@ -16,7 +16,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.grants import HEARD, Grants
-from plesio.core.pool.places import ADD, COUNTER, HELD, LEASE_S, LOCK, RWLOCK, SEMAPHORE, admits
+from plesio.core.pool.places import ADD, COUNTER, HELD, LEASE_S, LOCK, PUT, RWLOCK, SEMAPHORE, admits
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import State
 from plesio.wire import poolmessages as m
@@ -24,7 +24,7 @@ from plesio.wire import poolmessages as m
 STORMS, STEPS = 150, 150
 CLIENTS = 3
 ACTIONS = {
-    "want": 10, "give_up": 1, "release": 6, "add": 3, "arrive_again": 2, "cut": 1, "connect": 2, "time_passes": 2,
+    "want": 10, "give_up": 1, "release": 6, "add": 3, "swap": 3, "arrive_again": 2, "cut": 1, "connect": 2, "time_passes": 2,
     "restart": 0.3,
 }  # fmt: skip
 PLACES = (
@@ -53,6 +53,7 @@ class Client:
         self.waits = 0  # the number of what it waits for
         self.held: list[int] = []
         self.added = 0
+        self.swaps, self.value = 0, 0
 
     def say(self, message: Any) -> None:
         if message is not None and self.online:
@@ -69,6 +70,10 @@ class Client:
             self.up.extend(self.grants.lapsed())
         elif isinstance(message, (e.Granted, e.Answer, e.Refuse)):
             self.say(self.grants.receive(message))
+        if self.swaps and self.grants.arrived(self.swaps):
+            answer = self.grants.take(self.swaps)
+            assert isinstance(answer, e.Answer)
+            self.swaps, self.value = 0, self.value + answer.ok
         if self.waits and self.grants.arrived(self.waits):
             outcome = self.grants.take(self.waits)
             assert not isinstance(outcome, e.Refuse) or outcome.why in (e.DEADLOCK, e.BUSY), outcome
@@ -153,8 +158,18 @@ class Storm:
 
     def add(self, i: int) -> None:
         client = self.clients[i]
-        client.added += 1
         client.say(client.grants.change(COUNTER, "n", ADD, 1))
+        client.added += 1
+
+    def swap(self, i: int) -> None:
+        """Of a counter of its own: what it is told is what it is."""
+        client = self.clients[i]
+        if not client.swaps:
+            said = client.grants.change(
+                COUNTER, client.session, PUT, client.value + 1, client.value + self.rng.randrange(2)
+            )
+            client.swaps = said.number
+            client.say(said)
 
     # -- what happens to them
 
@@ -184,7 +199,7 @@ class Storm:
             self.give(s.ClientLost(client.session))
 
     def connect(self, i: int) -> None:
-        if not self.clients[i].online:
+        if not self.clients[i].online or self.rng.random() < 0.2:  # the pool has not noticed that the old one broke
             self.give(*self.clients[i].connect())
 
     def time_passes(self, i: int) -> None:
@@ -245,6 +260,8 @@ class Storm:
         assert not any(client.waits or client.up or client.grants.settling() for client in self.clients)
         assert not self.state.durable.places.holds and not self.state.volatile.waits.tickets
         assert self.state.durable.places.values.get((COUNTER, "n"), 0) == sum(client.added for client in self.clients)
+        for client in self.clients:
+            assert self.state.durable.places.values.get((COUNTER, client.session), 0) == client.value
         assert max(len(replies.answers) for replies in self.state.durable.places.replies.values()) <= 2 * HEARD
 
 

@@ -147,6 +147,19 @@ def test_what_did_nothing_does_nothing_when_it_comes_again() -> None:
     assert bench.give(s.Change(BEN, 3, COUNTER, "n", GET), s.Change(BEN, 4, EVENT, "x", GET))[0].value == 1
 
 
+def test_what_was_refused_does_nothing_when_it_comes_again_and_is_answered_on_a_new_connection() -> None:
+    bench = Bench()
+    bench.add(BEN, 1, values.LARGEST)
+    [refused] = bench.add(ANN, 1)
+    assert refused.why == e.WRONG
+    bench.add(BEN, 2, -5)
+    assert bench.add(ANN, 1) == []
+    bench.give(s.Heard(ANN, 1, ()))
+    assert bench.add(ANN, 1) == []
+    bench.give(s.ClientUp(ANN))
+    assert bench.add(ANN, 2) == [e.Answer(ANN, 2, values.LARGEST - 4)]
+
+
 def test_a_barrier_tells_a_party_that_missed_it_which_time_it_passed() -> None:
     bench = Bench()
     party = [s.Want(who, 1, BARRIER, "b", "main", True, 2) for who in (ANN, BEN)]

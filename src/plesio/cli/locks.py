@@ -12,7 +12,7 @@ LOCK = ("kind", "name", "value", "holders", "waiting")
 def locks(
     to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL, as_json: AsJson = False
 ) -> None:
-    """Locks, semaphores, counters, events and barriers of a pool: who holds them, and who waits, in order.
+    """Who holds locks and semaphores, and who waits, in order; counters, events and barriers. The first 200.
 
     Example: plesio locks --json
     """

@@ -153,7 +153,8 @@ class Locking:
 
     def settling(self) -> bool:
         """Is something given back of which it is not known that it is?"""
-        return self._grants.settling()
+        with self._lock:
+            return self._grants.settling()
 
     def end_all(self, reason: str) -> None:
         """Nothing more will be heard: whoever waits is told."""

@@ -38,7 +38,7 @@ def client_up(turn: Turn, stimulus: s.ClientUp) -> None:
     turn.volatile.online.add(session)
     turn.volatile.gone_s.pop(session, None)
     messages.back(turn, client, stimulus.holds)
-    locks.renew(turn, session)
+    locks.client_back(turn, session)
     turn.volatile.put_off.pop(session, None)
     turn.order(e.Welcome(session, client.number, client.known))
 

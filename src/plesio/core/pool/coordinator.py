@@ -122,7 +122,7 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     s.Release: locks.release,
     s.Change: values.change,
     s.Heard: values.heard,
-    s.Renew: locks.renewed,
+    s.Renew: locks.renew,
     s.Refused: _refused,
     s.Tick: _tick,
 }

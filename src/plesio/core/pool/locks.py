@@ -181,14 +181,15 @@ def release(turn: Turn, stimulus: s.Release) -> None:
 # -- leases
 
 
-def renewed(turn: Turn, stimulus: s.Renew) -> None:
-    """A sign of life."""
-    renew(turn, stimulus.session)
+def client_back(turn: Turn, session: str) -> None:
+    """It has a new connection, and says again what it has no answer to."""
+    turn.volatile.answered.pop(session, None)
+    renew(turn, s.Renew(session))
 
 
-def renew(turn: Turn, session: str) -> None:
-    """Of one whose lease has not run out."""
-    client = speaker(turn, session)
+def renew(turn: Turn, stimulus: s.Renew) -> None:
+    """A sign of life of one whose lease has not run out."""
+    client = speaker(turn, stimulus.session)
     if client is not None and client.number in turn.volatile.alive_s:
         turn.volatile.alive_s[client.number] = turn.now_s + LEASE_S
 

@@ -47,6 +47,12 @@ class Replies(msgspec.Struct):
         """Has it heard the answer to this? Then it is not asked again, whatever arrives late."""
         return number <= self.upto and number not in self.but
 
+    def after(self, upto: int, but: tuple[int, ...]) -> Replies:
+        """When it has heard more."""
+        waits = set(but)
+        answers = {n: value for n, value in self.answers.items() if n > upto or n in waits}
+        return Replies(upto, but, answers)
+
 
 class Passed(msgspec.Struct, frozen=True, array_like=True):
     """A barrier's past. generation: of those who come next."""
@@ -103,14 +109,11 @@ class Places:
 
     def answer(self, client: int, number: int, value: int) -> None:
         """Kept until the client has heard it: what it says again is not done again."""
-        self.replies.setdefault(client, Replies(answers={})).answers[number] = value
+        self.replies.setdefault(client, Replies()).answers[number] = value
 
     def heard(self, client: int, upto: int, but: tuple[int, ...]) -> None:
         """A client has these answers."""
-        known = self.replies.setdefault(client, Replies())
-        waits = set(but)
-        answers = {n: value for n, value in known.answers.items() if n > upto or n in waits}
-        self.replies[client] = Replies(upto, but, answers)
+        self.replies[client] = self.replies.get(client, Replies()).after(upto, but)
 
     def forget(self, client: int) -> None:
         """Nobody will ask for it again; it held nothing."""
@@ -119,7 +122,9 @@ class Places:
     def freeze(self) -> KeptPlaces:
         """All of it, as plain records."""
         values = [(kind, name, value) for (kind, name), value in self.values.items()]
-        replies = [(client, known.upto, known.but, list(known.answers.items())) for client, known in self.replies.items()]
+        replies = [
+            (client, known.upto, known.but, list(known.answers.items())) for client, known in self.replies.items()
+        ]
         return KeptPlaces(self.token, list(self.holds.values()), values, self.barriers, replies)
 
 

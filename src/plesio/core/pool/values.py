@@ -6,7 +6,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, serve, speaker
-from plesio.core.pool.places import ADD, BARRIER, CHECK, COUNTER, EVENT, GET, PUT
+from plesio.core.pool.places import ADD, BARRIER, CHECK, COUNTER, EVENT, GET, PUT, Replies
 from plesio.core.pool.retention import RETENTION_S
 from plesio.core.pool.turn import Turn
 
@@ -19,34 +19,40 @@ def change(turn: Turn, stimulus: s.Change) -> None:
     client, session, number = speaker(turn, stimulus.session), stimulus.session, stimulus.number
     if client is None:
         return
-    known, answered = turn.durable.places.replies.get(client.number, NOBODY), turn.volatile.answered.get(session, set())
+    known, here = _answers(turn, client.number, session)
     if number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not known.over(number) and number not in answered:
-        if stimulus.fence and stimulus.fence not in turn.durable.places.holds:
-            turn.order(e.Refuse(session, number, e.LOST, f"token {stimulus.fence} is held no more"))
-        elif stimulus.how == CHECK:
-            turn.order(e.Answer(session, number, 0))
-        elif len(known.answers) + len(answered) >= MOST_UNHEARD:
-            turn.order(e.Refuse(session, number, e.WRONG, f"{MOST_UNHEARD} answers to you wait to be heard"))
+    elif not (known.over(number) or here.over(number) or number in here.answers):
+        outcome, new = _decided(turn, stimulus, len(known.answers) + len(here.answers))
+        if new is None:  # if it comes again, it must not do something then
+            turn.volatile.answered.setdefault(session, Replies()).answers[number] = 0
         else:
-            _change(turn, client.number, stimulus)
+            turn.emit(f.ValueSet(client.number, number, stimulus.kind, stimulus.name, new))
+        turn.order(outcome)
+        if new is not None:
+            serve(turn, (stimulus.kind, stimulus.name))
 
 
-def _change(turn: Turn, client: int, stimulus: s.Change) -> None:
+def _answers(turn: Turn, client: int, session: str) -> tuple[Replies, Replies]:
+    """What it may not have heard, of changes, and of what changed nothing."""
+    return turn.durable.places.replies.get(client, NOBODY), turn.volatile.answered.get(session, NOBODY)
+
+
+def _decided(turn: Turn, stimulus: s.Change, unheard: int) -> tuple[e.Effect, int | None]:
+    """What to say, and the new value if it changes."""
     session, number, key = stimulus.session, stimulus.number, (stimulus.kind, stimulus.name)
+    if stimulus.fence and stimulus.fence not in turn.durable.places.holds:
+        return e.Refuse(session, number, e.LOST, f"token {stimulus.fence} is held no more"), None
+    if stimulus.how == CHECK:
+        return e.Answer(session, number, 0), None
     value = turn.durable.places.values.get(key, 0)
     new = {ADD: value + stimulus.amount, PUT: stimulus.amount, GET: value}.get(stimulus.how)
-    reason = _unsound(turn, stimulus, new)
+    reason = _unsound(turn, stimulus, new) if unheard < MOST_UNHEARD else f"{unheard} answers to you wait to be heard"
     if reason or new is None:
-        turn.order(e.Refuse(session, number, e.WRONG, reason))
-    elif stimulus.expected not in (None, value) or new == value:
-        turn.volatile.answered.setdefault(session, set()).add(number)  # if it comes twice, it must not do something then
-        turn.order(e.Answer(session, number, value, stimulus.expected in (None, value)))
-    else:
-        turn.emit(f.ValueSet(client, number, *key, new))
-        turn.order(e.Answer(session, number, new))
-        serve(turn, key)
+        return e.Refuse(session, number, e.WRONG, reason), None
+    if stimulus.expected not in (None, value) or new == value:
+        return e.Answer(session, number, value, stimulus.expected in (None, value)), None
+    return e.Answer(session, number, new), new
 
 
 def _unsound(turn: Turn, stimulus: s.Change, new: int | None) -> str:
@@ -64,13 +70,13 @@ def _unsound(turn: Turn, stimulus: s.Change, new: int | None) -> str:
 
 def heard(turn: Turn, stimulus: s.Heard) -> None:
     """Its answers need not be kept."""
-    client = turn.durable.clients.get(stimulus.session)
-    known = turn.durable.places.replies.get(client.number, NOBODY) if client is not None else NOBODY
-    if client is None or stimulus.upto < known.upto or len(stimulus.but) > MOST_UNHEARD:
+    client = speaker(turn, stimulus.session)
+    if client is None or len(stimulus.but) > MOST_UNHEARD:
         return
-    waits, answered = set(stimulus.but), turn.volatile.answered.get(stimulus.session, set())
-    answered.difference_update([n for n in answered if n <= stimulus.upto and n not in waits])
-    if any(n <= stimulus.upto and n not in waits for n in known.answers):
+    known, here = _answers(turn, client.number, stimulus.session)
+    if stimulus.upto >= here.upto:
+        turn.volatile.answered[stimulus.session] = here.after(stimulus.upto, stimulus.but)
+    if stimulus.upto >= known.upto and len(known.after(stimulus.upto, stimulus.but).answers) < len(known.answers):
         turn.emit(f.AnswersHeard(client.number, stimulus.upto, stimulus.but))
 
 
