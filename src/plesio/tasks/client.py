@@ -11,9 +11,10 @@ from plesio.core.pool import stimuli as s
 from plesio.core.pool.places import LOCK, SEMAPHORE
 from plesio.core.pool.recipe import QueueChange, Recipe, id_of
 from plesio.errors import UserError
+from plesio.tasks.counters import Barrier, Counter, Event
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
-from plesio.tasks.locks import Barrier, Counter, Event, Lock, ReadWriteLock
+from plesio.tasks.locks import Lock, ReadWriteLock
 from plesio.tasks.naming import recipe_of
 from plesio.tasks.queues import MessageQueue, Topic
 from plesio.values import encoding

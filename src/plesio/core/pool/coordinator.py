@@ -11,7 +11,7 @@ from typing import Any
 
 from plesio.core.facts import LeaderElected
 from plesio.core.membership import Pulse
-from plesio.core.pool import clients, locks, messages, retention, schedule, values, work
+from plesio.core.pool import clients, leases, locks, messages, retention, schedule, values, work
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
@@ -49,7 +49,7 @@ def recover(state: State, now_s: float) -> None:
     for client in state.durable.clients.values():
         if state.durable.book.leases.get(messages.owner_of(client.number)):
             state.volatile.gone_s[client.session] = max(now_s, state.durable.latest_s) + RETURN_S
-    locks.recover(state, now_s)
+    leases.recover(state, now_s)
 
 
 def wake_s(state: State, now_s: float) -> float | None:
@@ -82,7 +82,7 @@ def _tick(turn: Turn, _: s.Tick) -> None:
         turn.emit(fact)
     work.end_silent(turn)
     messages.return_of_gone(turn)
-    locks.end_silent(turn)
+    leases.end_silent(turn)
     schedule.rebalance(turn)
     schedule.speculate(turn)
     if volatile.heavy:
@@ -122,7 +122,7 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     s.Release: locks.release,
     s.Change: values.change,
     s.Heard: values.heard,
-    s.Renew: locks.renew,
+    s.Renew: leases.renew,
     s.Refused: _refused,
     s.Tick: _tick,
 }
