@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from plesio.errors import LeaseLost, UserError, WouldDeadlock
+from plesio.errors import LeaseLost, UserError, WireError, WouldDeadlock
 from plesio.tasks import Client
 from plesio.tasks.locks import Held, Lock
 from plesio.testing import lockstorm
@@ -154,7 +154,7 @@ def test_what_is_not_free_is_refused_at_once_or_after_a_while(client: Client) ->
     with client.lock("busy"):
         for timeout in (0, 0.05):
             result = in_thread(lambda timeout=timeout: client.lock("busy").acquire(timeout))()
-            assert isinstance(result, TimeoutError)
+            assert isinstance(result, TimeoutError) and "lock 'busy'" in str(result)
         assert waiting(client, "busy") == 0
     client.lock("busy").acquire(0).release()
 
@@ -342,6 +342,17 @@ def test_barriers_and_events_are_waited_for_while_the_coordinator_is_killed(clie
         assert other.barrier("again", 2).wait(WAIT_S) == 0 == party()
         other.event("again").set()
     assert waiter() is True
+
+
+def test_who_waits_for_a_lock_of_a_client_that_is_closed_is_told(client: Client, crew: PoolCrew) -> None:
+    other = crew.client()
+    with client.lock("never"):
+        waiter = in_thread(lambda: other.lock("never").acquire())
+        looped = in_thread(lambda: asyncio.run(other.lock("never").acquire_async()))
+        wait_for(lambda: waiting(client, "never") == 2, "they wait")
+        other.close()
+        for result in (waiter(), looped()):
+            assert isinstance(result, WireError) and "closed" in str(result)
 
 
 def test_a_grant_that_crosses_the_end_of_a_wait_is_given_back(client: Client) -> None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from plesio.core.pool import effects as e
 from plesio.core.pool.grants import Grants, Outcome, Said
-from plesio.core.pool.stimuli import Heard
+from plesio.core.pool.stimuli import Heard, Want
 from plesio.errors import LeaseLost, UserError, WouldDeadlock
 from plesio.tasks.future import in_loop
 
@@ -71,7 +71,7 @@ class Locking:
         except BaseException:
             self._give_up(said.number)
             raise
-        return self._end(said.number, timeout)
+        return self._end(said, timeout)
 
     async def call_async(self, make: Callable[[Grants], Said], timeout: float | None = None) -> Outcome:
         """As `call`, for an event loop."""
@@ -91,16 +91,18 @@ class Locking:
         except BaseException:
             self._give_up(said.number)
             raise
-        return self._end(said.number, timeout)
+        return self._end(said, timeout)
 
-    def _end(self, number: int, timeout: float | None) -> Outcome:
+    def _end(self, said: Said, timeout: float | None) -> Outcome:
         with self._lock:
-            self._alarms.pop(number, None)
-            outcome = self._grants.take(number) if self._grants.arrived(number) else None
+            self._alarms.pop(said.number, None)
+            outcome = self._grants.take(said.number) if self._grants.arrived(said.number) else None
         if outcome is None:
-            self._give_up(number)
-            raise TimeoutError(f"it did not come within {timeout or 0:g} s")
+            assert isinstance(said, Want) and timeout is not None, "nothing else is given up"
+            self._give_up(said.number)
+            raise TimeoutError(f"{said.kind} {said.name!r} was waited for in vain for {timeout:g} s")
         if isinstance(outcome, e.Refuse):
+            self._link.check()
             raise ERRORS[outcome.why](outcome.reason)
         return outcome
 

@@ -42,7 +42,7 @@ def _decided(turn: Turn, stimulus: s.Change, unheard: int) -> tuple[e.Effect, in
     """What to say, and the new value if it changes."""
     session, number, key = stimulus.session, stimulus.number, (stimulus.kind, stimulus.name)
     if stimulus.fence and stimulus.fence not in turn.durable.places.holds:
-        return e.Refuse(session, number, e.LOST, f"token {stimulus.fence} is held no more"), None
+        return e.Refuse(session, number, e.LOST, _lost(stimulus)), None
     if stimulus.how == CHECK:
         return e.Answer(session, number, 0), None
     value = turn.durable.places.values.get(key, 0)
@@ -53,6 +53,11 @@ def _decided(turn: Turn, stimulus: s.Change, unheard: int) -> tuple[e.Effect, in
     if stimulus.expected not in (None, value) or new == value:
         return e.Answer(session, number, value, stimulus.expected in (None, value)), None
     return e.Answer(session, number, new), new
+
+
+def _lost(stimulus: s.Change) -> str:
+    undone = "" if stimulus.how == CHECK else f", so {stimulus.kind} {stimulus.name!r} was not changed"
+    return f"token {stimulus.fence} is held no more{undone}: it was released, or the pool heard nothing of its holder"
 
 
 def _unsound(turn: Turn, stimulus: s.Change, new: int | None) -> str:
