@@ -257,7 +257,7 @@ class Storm:
                 self.arrive(i, 1000)
                 self.read(i, 1000)
             self.give(s.Tick())
-        assert not any(client.waits or client.up or client.grants.settling() for client in self.clients)
+        assert not any(client.waits or client.swaps or client.up or client.grants.settling() for client in self.clients)
         assert not self.state.durable.places.holds and not self.state.volatile.waits.tickets
         assert self.state.durable.places.values.get((COUNTER, "n"), 0) == sum(client.added for client in self.clients)
         for client in self.clients:

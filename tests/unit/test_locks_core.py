@@ -156,7 +156,10 @@ def test_what_was_refused_does_nothing_when_it_comes_again_and_is_answered_on_a_
     assert bench.add(ANN, 1) == []
     bench.give(s.Heard(ANN, 1, ()))
     assert bench.add(ANN, 1) == []
+    swap = s.Change(ANN, 3, COUNTER, "n", PUT, 7, 1)
+    assert bench.give(swap)[0].ok is False and bench.give(swap) == []
     bench.give(s.ClientUp(ANN))
+    assert bench.give(swap)[0].ok is False
     assert bench.add(ANN, 2) == [e.Answer(ANN, 2, values.LARGEST - 4)]
 
 

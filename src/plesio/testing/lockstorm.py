@@ -28,6 +28,8 @@ from plesio.testing.poolcrew import PoolCrew
 
 WORKERS, PARTS = 4, 2
 NAME = "storm"
+STOP = "stop"
+FAULTS = ("killed", "killed", "paused", "coordinator")
 REST_S = 0.01
 WAIT_S = 60.0
 
@@ -108,66 +110,75 @@ def _without_idle(ops: list[Op]) -> list[Op]:
     return [op for op in ops if op.name != "lose" or op.argument not in released]
 
 
-def run(seed: int, folder: Path, seconds: float) -> dict[str, Any]:
-    """One schedule of faults. Returns what was done, and 'troubles': what cannot have happened."""
-    rng, stop = random.Random(seed), folder / "stop"
-    crew_folder = folder / "pool"
-    crew_folder.mkdir(parents=True)
-    faults_s: dict[str, list[float]] = {}
-    counts = {"killed": 0, "paused": 0, "coordinator": 0}
-    with PoolCrew(crew_folder) as crew:
-        workers = {f"w{i}": _start(crew, folder / f"w{i}", seed) for i in range(WORKERS)}
-        try:
-            until_s = time.monotonic() + seconds
-            while time.monotonic() < until_s:
+class Workers:
+    """Owns the processes; `with` ends them all. faults_s: by name, when it was killed or paused."""
+
+    def __init__(self, crew: PoolCrew, folder: Path, seed: int) -> None:
+        self.crew, self.folder, self.seed = crew, folder, seed
+        self.alive: dict[str, subprocess.Popen[bytes]] = {}
+        self.faults_s: dict[str, list[float]] = {}
+
+    def __enter__(self) -> Workers:
+        for _ in range(WORKERS):
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.alive.values():
+            process.kill()
+            process.wait()
+
+    def start(self) -> None:
+        """One more."""
+        path = self.folder / f"w{len(self.files())}"
+        path.touch()
+        words = [str(self.crew.port), self.crew.token, str(path), f"{self.seed} {path.name}"]
+        self.alive[path.name] = subprocess.Popen([sys.executable, "-m", "plesio.testing.lockstorm", *words])
+
+    def files(self) -> list[Path]:
+        """The notes of all there ever were."""
+        return sorted(self.folder.glob("w*"))
+
+    def suffer(self, fault: str, rng: random.Random) -> None:
+        """One of FAULTS."""
+        name = rng.choice(sorted(self.alive))
+        if fault == "coordinator":
+            self.crew.kill_coordinator()
+            return
+        self.faults_s.setdefault(name, []).append(time.monotonic())
+        if fault == "killed":
+            process = self.alive.pop(name)
+            process.kill()
+            process.wait()
+            self.start()
+        else:
+            self.alive[name].send_signal(signal.SIGSTOP)
+            time.sleep(rng.choice((0.5, LEASE_S + 1)))
+            self.alive[name].send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """All who live have what they wait for, in time, and end."""
+        (self.folder / STOP).touch()
+        for name, process in self.alive.items():
+            code = process.wait(WAIT_S)
+            assert code == 0, f"{name} ended with {code}"
+
+
+def run(seed: int, folder: Path, rounds: int) -> dict[str, Any]:
+    """One schedule of so many rounds of FAULTS. Returns what was done, and 'troubles': what cannot have happened."""
+    rng = random.Random(seed)
+    (folder / "pool").mkdir(parents=True)
+    with PoolCrew(folder / "pool") as crew, Workers(crew, folder, seed) as workers:
+        for _ in range(rounds):
+            for fault in rng.sample(FAULTS, len(FAULTS)):
                 time.sleep(rng.uniform(0.3, 1.5))
-                fault, name = rng.choice(("killed", "killed", "paused", "coordinator")), rng.choice(sorted(workers))
-                counts[fault] += 1
-                if fault == "coordinator":
-                    crew.kill_coordinator()
-                    continue
-                faults_s.setdefault(name, []).append(time.monotonic())
-                workers[name].send_signal(signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
-                if fault == "killed":
-                    workers.pop(name).wait()
-                    fresh = f"w{len(list(folder.glob('w*')))}"
-                    workers[fresh] = _start(crew, folder / fresh, seed)
-                else:
-                    time.sleep(rng.choice((0.5, LEASE_S + 1)))
-                    workers[name].send_signal(signal.SIGCONT)
-            stop.touch()
-            for name, worker in workers.items():
-                code = worker.wait(WAIT_S)  # all who live have what they wait for, in time
-                assert code == 0, f"{name} ended with {code}"
-        finally:
-            for worker in workers.values():
-                worker.kill()
-                worker.wait()
-    found = histories(sorted(folder.glob("w*")), faults_s)
+                workers.suffer(fault, rng)
+        workers.end()
+    found = histories(workers.files(), workers.faults_s)
     models: dict[str, Model] = {"lock": Places(1), "semaphore": Places(PARTS), "counter": Count()}
     troubles = [f"{what}: not linearizable" for what, ops in found.items() if not is_linearizable(ops, models[what])]
     lost = sum(op.result == "lost" for ops in found.values() for op in ops)
-    return {
-        "seed": seed,
-        **counts,
-        **{what: len(ops) for what, ops in found.items()},
-        "lost": lost,
-        "troubles": troubles,
-    }
-
-
-def _start(crew: PoolCrew, path: Path, seed: int) -> subprocess.Popen[bytes]:
-    path.touch()
-    words = [
-        sys.executable,
-        "-m",
-        "plesio.testing.lockstorm",
-        str(crew.port),
-        crew.token,
-        str(path),
-        f"{seed} {path.name}",
-    ]
-    return subprocess.Popen(words)
+    return {"seed": seed, **{what: len(ops) for what, ops in found.items()}, "lost": lost, "troubles": troubles}
 
 
 def main() -> None:
@@ -176,7 +187,7 @@ def main() -> None:
     link = Link(Address("127.0.0.1", int(port), token))
     link.open()
     with Client(link) as client:
-        work(client, Notes(Path(path)), random.Random(seed), Path(path).parent / "stop")
+        work(client, Notes(Path(path)), random.Random(seed), Path(path).parent / STOP)
 
 
 if __name__ == "__main__":

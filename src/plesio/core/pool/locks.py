@@ -6,8 +6,6 @@ something is held is told in leases.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
@@ -104,9 +102,9 @@ def _unsound(turn: Turn, waiter: Waiter) -> str:
     if not sound.get(waiter.kind, False):
         return f"a semaphore has 1 to {MOST} parts, a barrier 1 to {MOST_WAITS} parties"
     waits, places, key = turn.volatile.waits, turn.durable.places, waiter.key
-    limits = [hold.limit for hold in places.places.get(key, {}).values()] + [w.limit for w in waits.line(key)]
-    if waiter.kind != EVENT and limits and limits[0] != waiter.limit:
-        return f"{_called(key)} is for {limits[0]} while it is in use, not for {waiter.limit}"
+    used = next(iter(places.places.get(key, {}).values()), None) or waits.first(key)
+    if waiter.kind != EVENT and used is not None and used.limit != waiter.limit:
+        return f"{_called(key)} is for {used.limit} while it is in use, not for {waiter.limit}"
     if len(waits.tickets) >= MOST_WAITS or len(places.holds) >= MOST:
         return f"a pool has {MOST} holds and {MOST_WAITS} waits at most; try again later"
     if waiter.kind == BARRIER and waiter.name not in places.barriers and is_full(turn):
@@ -122,27 +120,29 @@ def is_full(turn: Turn) -> bool:
 def serve(turn: Turn, key: Key) -> None:
     """Those who wait there and need not any more."""
     waits = turn.volatile.waits
-    line = waits.line(key)
-    if key[0] == EVENT and turn.durable.places.values.get(key):
-        for waiter in line:
+    first = waits.first(key)
+    if first is None:
+        return
+    if first.kind == EVENT and turn.durable.places.values.get(key):
+        for waiter in waits.line(key):
             waits.remove((waiter.session, waiter.number))
             turn.order(e.Answer(waiter.session, waiter.number, 1))
-    elif key[0] == BARRIER and line and len(line) >= line[0].limit:
-        _pass(turn, key[1], line)
-    elif key[0] in HELD:
-        _grant(turn, key, line)
+    elif first.kind == BARRIER and len(waits.queues[key]) >= first.limit:
+        _pass(turn, key[1], waits.line(key))
+    elif first.kind in HELD:
+        _grant(turn, key)
 
 
-def _grant(turn: Turn, key: Key, line: Iterable[Waiter]) -> None:
-    places = turn.durable.places
-    for waiter in line:
+def _grant(turn: Turn, key: Key) -> None:
+    places, waits = turn.durable.places, turn.volatile.waits
+    while (waiter := waits.first(key)) is not None:
         held = [hold.shared for hold in places.places.get(key, {}).values()]
         if not admits(held, waiter.shared, waiter.limit):
             return
         session, number, kind, name, client, owner, shared, limit = (
             getattr(waiter, field) for field in waiter.__struct_fields__
         )
-        turn.volatile.waits.remove((session, number))
+        waits.remove((session, number))
         hold = Hold(places.token + 1, client, number, kind, name, owner, shared, limit)
         turn.emit(f.PlaceTaken(hold))
         turn.order(e.Granted(session, number, hold.token))

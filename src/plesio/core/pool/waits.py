@@ -69,6 +69,10 @@ class Waits:
         """All of a client's."""
         return [waiter for waiter in self.tickets.values() if waiter.session == session]
 
+    def first(self, key: Key) -> Waiter | None:
+        """Whose turn it is there."""
+        return next(iter(self.queues.get(key, {}).values()), None)
+
     def line(self, key: Key) -> list[Waiter]:
         """Who waits there, in order."""
         return list(self.queues.get(key, {}).values())
@@ -84,6 +88,9 @@ Step = tuple[Waiter, Owner, bool]  # this one waits for that one, who holds the 
 
 def cycle(places: Places, waits: Waits, waiter: Waiter) -> list[Step]:
     """Why this wait could never end, from it and back to it; nothing when it could."""
+    holders = places.places.get(waiter.key, {}).values()
+    if all(waits.blocked((hold.client, hold.owner)) is None for hold in holders):
+        return []  # they go on, and so do those in front, one after the other
     free = _free(places, waits, waiter)
     if waiter.who in free:
         return []
