@@ -103,6 +103,14 @@ class QueueFull(PlesioError):
         self.retry_s = retry_s
 
 
+class LeaseLost(PlesioError):
+    """The pool took this from its holder, of whom it heard nothing for too long; what was done since may clash."""
+
+
+class WouldDeadlock(PlesioError):
+    """This wait would never end: all who could end it wait for each other."""
+
+
 class InternalError(PlesioError):
     """plesio broke one of its own invariants; please report it with the run directory."""
 

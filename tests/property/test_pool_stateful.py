@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from plesio.core.pool import clients, outcome, retention
+from plesio.core.pool import clients, outcome, places, retention
 from plesio.core.pool import coordinator as core
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
@@ -59,6 +59,9 @@ limits = st.builds(
     st.sampled_from((None, 0.0, 5.0, NAN, INF, -1.0)),
     st.none() | st.booleans(),
 )
+numbers = st.integers(1, 5) | st.sampled_from((0, -1, 1 << 63))
+amounts = st.sampled_from((0, 1, -1, 1 << 62, 1 << 63))
+kinds_of_place = st.sampled_from((*places.HELD, places.COUNTER, places.EVENT, places.BARRIER, ""))
 lives = st.tuples(slots, incarnations)
 seconds = st.sampled_from((0.0, 0.001, 1.0, NAN, INF, -1.0, 1e300))
 stimuli = st.one_of(
@@ -84,6 +87,32 @@ stimuli = st.one_of(
     st.builds(s.Concurrent, slots, incarnations, st.sampled_from(("m:f", "none"))),
     st.builds(s.GaveBack, slots, incarnations, some_ids),
     st.builds(s.SlotLeaves, slots, incarnations),
+    st.builds(
+        s.Want,
+        sessions,
+        numbers,
+        kinds_of_place,
+        queues,
+        slots,
+        st.booleans(),
+        st.sampled_from((0, 1, 2, -1)),
+        st.booleans(),
+    ),
+    st.builds(s.Want, sessions, numbers, st.just(places.LOCK), queues, slots),
+    st.builds(s.Release, sessions, numbers, numbers),
+    st.builds(
+        s.Change,
+        sessions,
+        numbers,
+        kinds_of_place,
+        queues,
+        st.sampled_from(("add", "put", "get", "check", "")),
+        amounts,
+        st.none() | amounts,
+        st.integers(0, 2),
+    ),  # fmt: skip
+    st.builds(s.Heard, sessions, numbers, some_ids),
+    st.builds(s.Renew, sessions),
     st.builds(s.Refused, st.sampled_from(("a", "\x00")), st.just("why")),
     st.just(s.Tick()),
     st.builds(s.TakeLead, st.integers(0, 9)),

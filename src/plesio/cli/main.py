@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from plesio.cli import bench, map, pool, queue, tasks
+from plesio.cli import bench, locks, map, pool, queue, tasks
 from plesio.cli import runs as training
 from plesio.cli.options import TLS_HELP
 from plesio.errors import PlesioError, UserError
@@ -239,7 +239,7 @@ def cert(
     make(folder, host or [], node or [], days)
 
 
-for command in (pool.up, pool.worker, pool.submit, map.map_):
+for command in (pool.up, pool.worker, pool.submit, map.map_, locks.locks):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(training.app, name="runs")

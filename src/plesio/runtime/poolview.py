@@ -1,4 +1,4 @@
-"""What a client may ask of a pool: its tasks, queues and workers just now, as JSON."""
+"""What a client may ask of a pool: its tasks, queues, workers and locks just now, as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from plesio.core.pool.book import Call
+from plesio.core.pool.places import BARRIER
 from plesio.core.pool.recipe import id_of, name_of
 from plesio.core.pool.turn import State
 from plesio.wire.poolmessages import Ask, Told
 
-LISTED = 200  # tasks told at once
+LISTED = 200  # tasks, or locks, told at once
 
 
 def answer(state: State, ask: Ask) -> Told:
@@ -113,7 +114,29 @@ def _peek(state: State, argument: str) -> list[str]:
     return [call.args.hex() for call in calls[: int(count)]]
 
 
+def _locks(state: State, _: str) -> list[dict[str, Any]]:
+    """The first of those that somebody holds or waits for, and of counters, events and barriers."""
+    places, waits = state.durable.places, state.volatile.waits
+    past = {(BARRIER, name): passed.generation for name, passed in places.barriers.items()}
+    keys = list(dict.fromkeys((*places.places, *waits.queues, *places.values, *past)))[:LISTED]
+    return [
+        {
+            "kind": key[0],
+            "name": key[1],
+            "value": places.values.get(key, past.get(key)),
+            "holders": [
+                {"client": hold.client, "owner": hold.owner, "token": hold.token, "shared": hold.shared}
+                for hold in places.places.get(key, {}).values()
+            ],
+            "waiting": [
+                {"client": waiter.client, "owner": waiter.owner, "shared": waiter.shared} for waiter in waits.line(key)
+            ],
+        }
+        for key in keys
+    ]
+
+
 _VIEWS: dict[str, Callable[[State, str], Any]] = {
     "tasks": _tasks, "task": _task, "queues": _queues, "workers": _workers, "counts": _counts, "queue": _queue,
-    "waiting": _waiting, "peek": _peek,
+    "waiting": _waiting, "peek": _peek, "locks": _locks,
 }  # fmt: skip

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from plesio.core.pool import stimuli as s
+from plesio.core.pool.places import LOCK, SEMAPHORE
 from plesio.core.pool.recipe import QueueChange, Recipe, id_of
 from plesio.core.refusals import REASON_LENGTH, WHO_LENGTH
 from plesio.errors import UserError
+from plesio.tasks.counters import Barrier, Counter, Event
 from plesio.tasks.future import Future
 from plesio.tasks.link import Link
+from plesio.tasks.locks import Lock, ReadWriteLock
 from plesio.tasks.naming import recipe_of
 from plesio.tasks.queues import MessageQueue, Topic
 from plesio.values import encoding
@@ -161,7 +164,7 @@ class Client:
             self._link.tell(s.Revive(id))
 
     def ask(self, what: str, argument: str = "", timeout: float = 10.0) -> Any:
-        """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers'.
+        """What the pool knows: 'counts', 'tasks' (of a state), 'task' (by name), 'queues', 'workers', 'locks'.
 
         Raises UserError for what it does not know, TimeoutError.
         """
@@ -185,6 +188,30 @@ class Client:
     def remove_queue(self, name: str) -> None:
         """What is in it is cancelled."""
         self._link.tell(s.RemoveQueue(name))
+
+    def lock(self, name: str) -> Lock:
+        """What one thread or task of all programs holds at a time. `with client.lock("x") as held: held.token`."""
+        return Lock(self._link.locking, LOCK, name, shared=False, limit=1)
+
+    def rwlock(self, name: str) -> ReadWriteLock:
+        """What many may read at a time, or one write: `with client.rwlock("x").read(): ...`."""
+        return ReadWriteLock(self._link.locking, name)
+
+    def semaphore(self, name: str, n: int) -> Lock:
+        """What `n` hold at a time."""
+        return Lock(self._link.locking, SEMAPHORE, name, shared=True, limit=n)
+
+    def counter(self, name: str) -> Counter:
+        """A durable integer, 0 at first."""
+        return Counter(self._link.locking, name)
+
+    def barrier(self, name: str, n: int) -> Barrier:
+        """Where `n` wait for each other, again and again."""
+        return Barrier(self._link.locking, name, n)
+
+    def event(self, name: str) -> Event:
+        """What is set, or not, and waited for."""
+        return Event(self._link.locking, name)
 
     def set_queue(
         self, name: str, *, capacity: int | None = None, rate_per_s: float | None = None, paused: bool | None = None

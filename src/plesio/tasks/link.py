@@ -26,6 +26,7 @@ from plesio.core.pool.recipe import HEAVY, Recipe
 from plesio.errors import AccessRefused, PlesioError, QueueFull, TaskFailed, UserError, WireError
 from plesio.tasks.dialling import Address, dial
 from plesio.tasks.future import Future, in_loop
+from plesio.tasks.locking import Locking
 from plesio.values import Shares, segments
 from plesio.wire import poolmessages as m
 from plesio.wire.blocking import BlockingChannel
@@ -55,6 +56,7 @@ class Link:
         self._futures: dict[int, Future] = {}
         self._outbox = Outbox(self._session)
         self._mailbox = Mailbox(self._session)
+        self.locking = Locking(self, self._session)
         self._taken: deque[int] = deque()
         self._large_taken = False  # is there a large value among them?
         self._answers: dict[int, m.Told | None] = {}
@@ -98,7 +100,7 @@ class Link:
         if self._is_full():
             self._make_room(block)
         with self._lock:
-            self._check()
+            self.check()
             id = self._outbox.add(recipe, args, delay_s, key, needs)
             future = self._futures[id] = Future(self, id)
             if on_durable is not None:
@@ -118,7 +120,7 @@ class Link:
             raise QueueFull(f"the queue is full; try again in {wait_s:.2f} s, or submit with block=True", wait_s)
         self.flush()
         while not self._closed and self._is_full():
-            self._check()
+            self.check()
             self._read_or_wait(0.05)
             self._send_due()
 
@@ -146,7 +148,7 @@ class Link:
         self.flush()
         until_s = time.monotonic() + timeout_s
         while self._outbox.unconfirmed:
-            self._check()
+            self.check()
             if time.monotonic() > until_s:
                 raise TimeoutError(f"{self._outbox.unconfirmed} tasks were not taken within {timeout_s:g} s")
             self._read_or_wait(0.05)
@@ -200,7 +202,7 @@ class Link:
         until_s = time.monotonic() + timeout
         try:
             while (told := self._answers[number]) is None:
-                self._check()
+                self.check()
                 if time.monotonic() > until_s:
                     raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
                 if self._channel is not asked:  # it is lost with a connection
@@ -226,14 +228,8 @@ class Link:
         with self._lock:
             wish = self._mailbox.wish(queue, count)
         self.tell(wish)
-        until_s = None if timeout is None else time.monotonic() + timeout
         try:
-            while not self._mailbox.arrived(wish.number):
-                self._check()
-                left_s = 0.25 if until_s is None else min(0.25, until_s - time.monotonic())
-                if left_s <= 0:
-                    break
-                self._read_or_wait(left_s)
+            self.wait_until(lambda: self._mailbox.arrived(wish.number), timeout)
         except BaseException:
             self._end_wish(wish.number, keep=False)
             raise
@@ -245,13 +241,13 @@ class Link:
 
         loop, came = asyncio.get_running_loop(), asyncio.Event()
         with self._lock:
-            self._check()
+            self.check()
             wish = self._mailbox.wish(queue, count)
             self._alarms[wish.number] = lambda: in_loop(loop, came.set)
         self.tell(wish)
         try:
             await asyncio.wait_for(came.wait(), timeout)
-            self._check()
+            self.check()
         except TimeoutError:
             pass
         except BaseException:
@@ -278,12 +274,8 @@ class Link:
 
     def settled(self, number: int, timeout: float | None = None) -> None:
         """Until it is durable. Raises TimeoutError."""
-        until_s = None if timeout is None else time.monotonic() + timeout
-        while self._mailbox.settling(number):
-            self._check()
-            if until_s is not None and time.monotonic() > until_s:
-                raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
-            self._read_or_wait(0.05)
+        if not self.wait_until(lambda: not self._mailbox.settling(number), timeout):
+            raise TimeoutError(f"the pool at {self.address} did not answer within {timeout:g} s")
 
     # -- waiting
 
@@ -292,18 +284,29 @@ class Link:
         self.flush()
         until_s = None if timeout is None else time.monotonic() + timeout
         while not future.done():
-            self._check()
+            self.check()
             left_s = 0.25 if until_s is None else min(0.25, until_s - time.monotonic())
             if left_s <= 0:
                 raise TimeoutError(f"task {future.name} has not ended within {timeout:g} s; it goes on")
             self._read_or_wait(left_s, future)
+
+    def wait_until(self, arrived: Callable[[], bool], timeout: float | None) -> bool:
+        """Until it is true; False when it is not within `timeout`."""
+        until_s = None if timeout is None else time.monotonic() + timeout
+        while not arrived():
+            self.check()
+            left_s = 0.25 if until_s is None else min(0.25, until_s - time.monotonic())
+            if left_s <= 0:
+                return False
+            self._read_or_wait(left_s)
+        return True
 
     def wait_any(self, futures: Sequence[Future], timeout_s: float = 0.25) -> None:
         """Until one of them has ended, or for so long. Raises what keeps all of them from ending."""
         self.flush()
         until_s = time.monotonic() + timeout_s
         while not any(future.done() for future in futures) and time.monotonic() < until_s:
-            self._check()
+            self.check()
             self._read_or_wait(0.02)
 
     def when_done(self, future: Future, callback: Callable[[Future], object]) -> None:
@@ -338,6 +341,7 @@ class Link:
     def _loop(self) -> None:
         """Our thread: sends what is left, and reads when nobody else does."""
         while not self._closed:
+            self.locking.tell_due(time.monotonic())
             if self._wake.is_set():
                 self._wake.clear()
                 time.sleep(SOON_S)
@@ -368,7 +372,8 @@ class Link:
                 self._connect(channel)
             return
         for message in messages:
-            self._handle(message)
+            if not self.locking.handle(message):
+                self._handle(message)
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
@@ -422,6 +427,7 @@ class Link:
             _call_back(future)
         for alarm in alarms:
             alarm()
+        self.locking.end_all(str(error))
 
     def _confirmed(self, first: int, count: int) -> Group | None:
         group = self._outbox.confirmed(first, count)
@@ -491,18 +497,20 @@ class Link:
                 lost.close()
             self._channel = channel
             with contextlib.suppress(WireError):
-                for said in (*self._outbox.resend(), *self._mailbox.resend()):
+                for said in (*self._outbox.resend(), *self._mailbox.resend(), *self.locking.resend()):
                     channel.send(m.encode(said))
                 unknown = set(self._futures).difference(self._outbox.here())
                 if lost is not None and unknown:
                     channel.send(m.encode(s.Await(self._session, tuple(sorted(unknown)))))
         for message in others:
-            self._handle(message)
+            if not self.locking.handle(message):
+                self._handle(message)
 
     def _hello(self) -> s.ClientUp:
         return s.ClientUp(self._session, self.shares is not None, self._mailbox.holds())
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises why nothing goes on, if so."""
         if self._error is not None:
             raise self._error
         if self._closed:
@@ -514,9 +522,10 @@ class Link:
             return
         atexit.unregister(self.close)
         self.flush()
+        self.locking.let_go()
         until_s = time.monotonic() + 5.0
         while (
-            (self._outbox.unconfirmed or self._mailbox.settling())
+            (self._outbox.unconfirmed or self._mailbox.settling() or self.locking.settling())
             and self._error is None
             and time.monotonic() < until_s
         ):

@@ -13,7 +13,7 @@ from plesio.wire.messages import Message
 
 
 class Ask(Message, frozen=True):
-    """A client wants to know. what: 'tasks', 'task', 'queues', 'workers'; see Told."""
+    """A client wants to know. what: 'tasks', 'locks' and so on, see runtime/poolview."""
 
     number: int
     what: str
@@ -30,7 +30,7 @@ class Told(Message, frozen=True):
 
 CLIENT_MAY = (
     s.ClientUp, s.Submit, s.Await, s.Taken, s.Cancel, s.Revive, s.SetQueue, s.RemoveQueue, s.Take, s.Settle, s.Publish,
-    s.Subscribe, s.Refused, Ask,
+    s.Subscribe, s.Want, s.Release, s.Change, s.Heard, s.Renew, s.Refused, Ask,
 )  # fmt: skip
 MAY_SEND: dict[str, tuple[type, ...]] = {
     "client": CLIENT_MAY,

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
-from plesio.core.pool import messages, outcome
+from plesio.core.pool import leases, messages, outcome
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.book import FAILED, Call
 from plesio.core.pool.recipe import CLIENT_SHIFT, MAX_PRIORITY, MESSAGE, QueueSettings, name_of, task_id
@@ -31,11 +31,14 @@ def client_up(turn: Turn, stimulus: s.ClientUp) -> None:
         turn.refuse("a client", "names a session that is none")
         return
     if session not in turn.durable.clients:
-        turn.emit(f.ClientJoined(turn.durable.newest_client + 1, session, _too_many(turn)))
+        forgotten = _too_many(turn)
+        leases.end_client(turn, forgotten, "it is forgotten")
+        turn.emit(f.ClientJoined(turn.durable.newest_client + 1, session, forgotten))
     client = turn.durable.clients[session]
     turn.volatile.online.add(session)
     turn.volatile.gone_s.pop(session, None)
     messages.back(turn, client, stimulus.holds)
+    leases.client_back(turn, session)
     turn.volatile.put_off.pop(session, None)
     turn.order(e.Welcome(session, client.number, client.known))
 
@@ -52,6 +55,7 @@ def client_lost(turn: Turn, stimulus: s.ClientLost) -> None:
     """What it waits for is kept until it asks again."""
     turn.volatile.online.discard(stimulus.session)
     messages.lost(turn, stimulus.session)
+    leases.client_lost(turn, stimulus.session)
     turn.volatile.put_off.pop(stimulus.session, None)
     for id in [id for id, who in turn.volatile.watchers.items() if stimulus.session in who]:
         turn.volatile.watchers[id].discard(stimulus.session)

@@ -11,7 +11,7 @@ from typing import Any
 
 from plesio.core.facts import LeaderElected
 from plesio.core.membership import Pulse
-from plesio.core.pool import clients, messages, retention, schedule, work, yielding
+from plesio.core.pool import clients, leases, locks, messages, retention, schedule, values, work, yielding
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
@@ -49,6 +49,7 @@ def recover(state: State, now_s: float) -> None:
     for client in state.durable.clients.values():
         if state.durable.book.leases.get(messages.owner_of(client.number)):
             state.volatile.gone_s[client.session] = max(now_s, state.durable.latest_s) + RETURN_S
+    leases.recover(state, now_s)
 
 
 def wake_s(state: State, now_s: float) -> float | None:
@@ -59,7 +60,7 @@ def wake_s(state: State, now_s: float) -> float | None:
         times.append(book.delayed[0][0])
     if any(lane.queue in volatile.buckets for lane in book.lanes.values()):
         times.append(now_s + 0.02)
-    if state.durable.slots or volatile.gone_s or volatile.refusals.due_s() is not None:
+    if state.durable.slots or volatile.gone_s or volatile.alive_s or volatile.refusals.due_s() is not None:
         times.append(max(now_s, volatile.ticked_s + TICK_S))
     return min(times, default=None)
 
@@ -81,6 +82,7 @@ def _tick(turn: Turn, _: s.Tick) -> None:
         turn.emit(fact)
     work.end_silent(turn)
     messages.return_of_gone(turn)
+    leases.end_silent(turn)
     schedule.rebalance(turn)
     schedule.speculate(turn)
     yielding.ask_to_yield(turn)
@@ -89,6 +91,7 @@ def _tick(turn: Turn, _: s.Tick) -> None:
     if turn.now_s - volatile.swept_s > SWEEP_S:
         volatile.swept_s = turn.now_s
         retention.forget_old(turn)
+        values.forget_barriers(turn)
 
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
@@ -116,6 +119,11 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     s.Settle: messages.settle,
     s.Publish: messages.publish,
     s.Subscribe: messages.subscribe,
+    s.Want: locks.want,
+    s.Release: locks.release,
+    s.Change: values.change,
+    s.Heard: values.heard,
+    s.Renew: leases.renew,
     s.Refused: _refused,
     s.Tick: _tick,
 }

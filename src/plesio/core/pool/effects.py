@@ -99,6 +99,41 @@ class Settled(Effect, frozen=True):
     number: int
 
 
+class Granted(Effect, frozen=True):
+    """To a client: you hold what you wanted with this number. token: greater than all before."""
+
+    session: str
+    number: int
+    token: int
+
+
+class Answer(Effect, frozen=True):
+    """To a client: what you said with this number came to this. ok: it did what it should."""
+
+    session: str
+    number: int
+    value: int
+    ok: bool = True
+
+
+class Refuse(Effect, frozen=True):
+    """To a client: what you said with this number is not done. why: one of the words below."""
+
+    session: str
+    number: int
+    why: str
+    reason: str
+
+
+DEADLOCK, BUSY, LOST, WRONG = "deadlock", "busy", "lost", "wrong"
+
+
+class Lapsed(Effect, frozen=True):
+    """To a client: nothing was heard of you for too long. You hold nothing; say again what you wait for."""
+
+    session: str
+
+
 class Revoke(Effect, frozen=True):
     """To a slot: give back those of these that you have not begun."""
 
@@ -123,7 +158,8 @@ class StopTask(Effect, frozen=True):
 
 
 AnyEffect = (
-    Welcome | Accept | Decline | Again | Tell | TellFailure | Give | Settled | Run | Revoke | Disconnect | StopTask
-)
-TO_CLIENT = (Welcome, Accept, Decline, Again, Tell, TellFailure, Give, Settled)
+    Welcome | Accept | Decline | Again | Tell | TellFailure | Give | Settled | Granted | Answer | Refuse | Lapsed | Run
+    | Revoke | Disconnect | StopTask
+)  # fmt: skip
+TO_CLIENT = (Welcome, Accept, Decline, Again, Tell, TellFailure, Give, Settled, Granted, Answer, Refuse, Lapsed)
 TO_SLOT = (Run, Revoke)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from plesio.core.facts import LeaderElected, PeerRefused
+from plesio.core.pool.places import Hold
 from plesio.core.pool.recipe import QueueSettings, Recipe
 
 
@@ -166,8 +167,63 @@ class QueueRemoved(Fact, frozen=True):
     name: str
 
 
+class PlaceTaken(Fact, frozen=True):
+    """A client has a lock, a read-write lock or a part of a semaphore."""
+
+    hold: Hold
+
+
+class PlaceReleased(Fact, frozen=True):
+    """It gave it back, and said so with this number."""
+
+    token: int
+    number: int
+
+
+class PlacesLost(Fact, frozen=True):
+    """A client has these no more: it was silent or gone for too long."""
+
+    client: int
+    tokens: tuple[int, ...]
+    reason: str
+
+
+class ValueSet(Fact, frozen=True):
+    """A client made a counter or an event so, and said so with this number."""
+
+    client: int
+    number: int
+    kind: str
+    name: str
+    value: int
+
+
+class BarrierPassed(Fact, frozen=True):
+    """All parties, as (client, number), came to a barrier."""
+
+    name: str
+    generation: int
+    parties: tuple[tuple[int, int], ...]
+    at_s: float
+
+
+class BarriersForgotten(Fact, frozen=True):
+    """Nobody came to them for long: they begin again at generation 0."""
+
+    names: tuple[str, ...]
+
+
+class AnswersHeard(Fact, frozen=True):
+    """A client has the answers to all its numbers up to `upto` but these."""
+
+    client: int
+    upto: int
+    but: tuple[int, ...]
+
+
 AnyFact = (
     LeaderElected | ClientJoined | TasksSubmitted | Published | TopicSet | TasksLeased | TasksDone | TasksReturned
     | AttemptFailed | TaskDied | TaskYielded
+    | PlaceTaken | PlaceReleased | PlacesLost | ValueSet | BarrierPassed | BarriersForgotten | AnswersHeard
     | TasksCancelled | TaskRevived | TasksForgotten | SlotJoined | SlotEnded | QueueSet | QueueRemoved | PeerRefused
 )  # fmt: skip

@@ -11,6 +11,8 @@ from plesio.core.facts import LeaderElected
 from plesio.core.pool import facts as f
 from plesio.core.pool.book import Book, Call
 from plesio.core.pool.outcome import BY_CRASHES
+from plesio.core.pool.places import KeptPlaces, Passed, Places
+from plesio.core.pool.places import thaw as thaw_places
 from plesio.core.pool.recipe import MESSAGE, QueueSettings, Recipe, task_id
 from plesio.core.taskbook import TaskState
 
@@ -69,6 +71,7 @@ class Durable:
         self.topics: dict[str, tuple[str, ...]] = {}  # their subscriptions
         self.copies = 0  # tasks of the pool's own
         self.book = Book()
+        self.places = Places()
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -88,6 +91,7 @@ class Kept(msgspec.Struct, array_like=True):
     copies: int
     calls: list[tuple[Any, ...]]  # as Call's fields, the recipe by its number
     leases: dict[str, list[int]]  # by slot, in the order of leasing
+    places: KeptPlaces = msgspec.field(default_factory=KeptPlaces)
 
 
 def freeze(state: Durable) -> Kept:
@@ -106,7 +110,7 @@ def freeze(state: Durable) -> Kept:
     clients, slots = list(state.clients.values()), list(state.slots.values())
     return Kept(
         state.epoch, state.facts, state.latest_s, state.newest_client, clients, slots, queues, book.order, book.counts,
-        list(used), state.topics, state.copies, calls, leases,
+        list(used), state.topics, state.copies, calls, leases, state.places.freeze(),
     )  # fmt: skip
 
 
@@ -129,6 +133,7 @@ def thaw(kept: Kept) -> Durable:
     for id, recipe, args, order, at_s, due_s, needs, key, at, owner, *rest in kept.calls:
         book.add(Call(id, recipes[recipe], args, order, at_s, due_s, tuple(needs), key, states[at], owner, *rest))
     book.leases = {slot: {id: book.calls[id] for id in ids} for slot, ids in kept.leases.items()}
+    state.places = thaw_places(kept.places)
     return state
 
 
@@ -150,6 +155,7 @@ def _client_joined(state: Durable, fact: f.ClientJoined) -> None:
     state.sessions[fact.client] = fact.session
     if fact.forgets:
         del state.clients[state.sessions.pop(fact.forgets)]
+        state.places.forget(fact.forgets)
 
 
 def _tasks_submitted(state: Durable, fact: f.TasksSubmitted) -> None:
@@ -267,6 +273,42 @@ def _queue_removed(state: Durable, fact: f.QueueRemoved) -> None:
     del state.book.queues[fact.name]
 
 
+def _place_taken(state: Durable, fact: f.PlaceTaken) -> None:
+    state.places.add(fact.hold)
+
+
+def _place_released(state: Durable, fact: f.PlaceReleased) -> None:
+    hold = state.places.holds[fact.token]
+    state.places.remove(hold)
+    state.places.answer(hold.client, fact.number, hold.token)
+
+
+def _places_lost(state: Durable, fact: f.PlacesLost) -> None:
+    for token in fact.tokens:
+        state.places.remove(state.places.holds[token])
+
+
+def _value_set(state: Durable, fact: f.ValueSet) -> None:
+    state.places.put((fact.kind, fact.name), fact.value)
+    state.places.answer(fact.client, fact.number, fact.value)
+
+
+def _barrier_passed(state: Durable, fact: f.BarrierPassed) -> None:
+    state.latest_s = max(state.latest_s, fact.at_s)
+    state.places.barriers[fact.name] = Passed(fact.generation + 1, fact.at_s)
+    for client, number in fact.parties:
+        state.places.answer(client, number, fact.generation)
+
+
+def _barriers_forgotten(state: Durable, fact: f.BarriersForgotten) -> None:
+    for name in fact.names:
+        del state.places.barriers[name]
+
+
+def _answers_heard(state: Durable, fact: f.AnswersHeard) -> None:
+    state.places.heard(fact.client, fact.upto, fact.but)
+
+
 _APPLY: dict[type, Callable[[Durable, Any], None]] = {
     LeaderElected: _leader_elected,
     f.ClientJoined: _client_joined,
@@ -286,4 +328,11 @@ _APPLY: dict[type, Callable[[Durable, Any], None]] = {
     f.SlotEnded: _slot_ended,
     f.QueueSet: _queue_set,
     f.QueueRemoved: _queue_removed,
+    f.PlaceTaken: _place_taken,
+    f.PlaceReleased: _place_released,
+    f.PlacesLost: _places_lost,
+    f.ValueSet: _value_set,
+    f.BarrierPassed: _barrier_passed,
+    f.BarriersForgotten: _barriers_forgotten,
+    f.AnswersHeard: _answers_heard,
 }

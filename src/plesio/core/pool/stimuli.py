@@ -214,6 +214,60 @@ class Subscribe(Stimulus, frozen=True):
     on: bool = True
 
 
+class Want(Stimulus, frozen=True):
+    """A client's thread or task (owner) waits for a place, an event or a barrier; said again after a reconnection.
+
+    kind: see places.py. shared: with others. limit: of a semaphore, or a barrier's parties. wait: else now or never.
+    """
+
+    session: str
+    number: int
+    kind: str
+    name: str
+    owner: str
+    shared: bool = False
+    limit: int = 1
+    wait: bool = True
+
+
+class Release(Stimulus, frozen=True):
+    """A client does not hold any more, or wait any more for, what it wanted with number `of`."""
+
+    session: str
+    number: int
+    of: int
+
+
+class Change(Stimulus, frozen=True):
+    """A client reads (how: 'get') or changes ('add', 'put') a counter or an event. number: the same one is done once.
+
+    expected: put only if it is this. fence: only if this token's hold still stands; 0: none. how 'check': that alone.
+    """
+
+    session: str
+    number: int
+    kind: str
+    name: str
+    how: str
+    amount: int = 0
+    expected: int | None = None
+    fence: int = 0
+
+
+class Heard(Stimulus, frozen=True):
+    """A client has the answers to all its numbers up to `upto` but these; they need not be kept for it."""
+
+    session: str
+    upto: int
+    but: tuple[int, ...]
+
+
+class Renew(Stimulus, frozen=True):
+    """A client that holds or waits is alive."""
+
+    session: str
+
+
 class Refused(Stimulus, frozen=True):
     """The wire turned somebody away; or a client did, at a door of its own."""
 
@@ -228,5 +282,5 @@ class Tick(Stimulus, frozen=True):
 AnyStimulus = (
     TakeLead | ClientUp | ClientLost | Submit | Await | Taken | Cancel | Revive | SetQueue | RemoveQueue | NodeUp
     | NodeLost | SlotUp | SlotLost | SlotExited | Finished | Failed | Concurrent | GaveBack | SlotLeaves | Take | Settle
-    | Publish | Subscribe | Refused | Tick
+    | Publish | Subscribe | Want | Release | Change | Heard | Renew | Refused | Tick
 )  # fmt: skip

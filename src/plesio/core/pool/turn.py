@@ -11,8 +11,10 @@ from plesio.core.membership import Pulse
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool.book import Call
+from plesio.core.pool.places import Replies
 from plesio.core.pool.recipe import MESSAGE, client_of
 from plesio.core.pool.state import Durable, apply
+from plesio.core.pool.waits import Waits
 from plesio.core.refusals import Refusals
 from plesio.core.taskbook import TaskState
 from plesio.policies.aging import Aging
@@ -88,6 +90,9 @@ class Volatile:
         self.buckets: dict[str, Bucket] = {}
         self.getters: dict[str, dict[tuple[str, int], int]] = {}  # by queue: (session, number) -> messages wanted
         self.gone_s: dict[str, float] = {}  # clients that hold messages and are not connected: since when
+        self.waits = Waits()  # for locks and so on
+        self.alive_s: dict[int, float] = {}  # clients that hold or wait: taken for gone at this time, unless heard of
+        self.answered: dict[str, Replies] = {}  # by session: what was said on this connection and changed nothing
         self.taken: deque[int] = deque()  # ended tasks whose clients know it
         self.heavy: set[int] = set()  # of these, those with large results
         self.choices = 0
