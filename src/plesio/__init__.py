@@ -11,7 +11,7 @@ from typing import Any
 from plesio.version import VERSION
 
 __version__ = VERSION
-__all__ = ["connect", "join", "task"]
+__all__ = ["attach", "connect", "join", "task"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
         import plesio.training
 
         return getattr(plesio.training, name)
-    if name in ("connect", "task", "Client", "Future"):
+    if name in ("attach", "connect", "task", "Client", "Future"):
         import plesio.tasks
 
         return getattr(plesio.tasks, name)

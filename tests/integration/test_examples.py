@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("sums", "reduced on the workers: sum 31999996000000, mean 3999999.5"),
         ("fetch", "100 pages, 7900 bytes, all ok: True"),
         ("stages", "modules; most begin with"),
+        ("embed", "texts are vectors of 64, in the input's order: True"),
         ("kmeans", "10 centres of 1797 digits, still after 15 iterations; purity 0.79"),
         ("search", "1215 steps instead of 10800; the best of 18 trials has 9"),
     ],
@@ -32,3 +33,16 @@ def test_an_example_of_tasks_says_what_it_should(name: str, says: str, tmp_path:
         check=False,
     )
     assert ran.returncode == 0 and says in ran.stdout, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_whole_flow_says_what_readme_says(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "whole_flow.py")]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=220, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for words in (
+        "a task beside it, which says 6", "a learner was killed", "4. recovered, True: units lost 0, applied twice 0",
+        "360 records, 0 dead, 3 parts", "of 360 digits are right", "7. journaled: True",
+    ):  # fmt: skip
+        assert words in ran.stdout, ran.stdout

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from plesio.tasks.client import Client
-from plesio.tasks.embedded import connect
+from plesio.tasks.embedded import attach, connect
 from plesio.tasks.future import Future
 from plesio.tasks.naming import task
 
-__all__ = ["Client", "Future", "connect", "task"]
+__all__ = ["Client", "Future", "attach", "connect", "task"]
