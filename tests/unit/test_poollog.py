@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from plesio.core.pool import facts as f
+from plesio.core.pool.places import COUNTER, LOCK, Hold
 from plesio.core.pool.recipe import Recipe, task_id
 from plesio.reporting import poollog
 
@@ -42,3 +43,25 @@ def test_what_happened_at_some_time_is_told() -> None:
 
 def test_there_are_words_for_every_fact() -> None:
     assert set(poollog._WORDS) == set(get_args(f.AnyFact))
+
+
+def test_who_held_what_is_told() -> None:
+    hold = Hold(7, 3, 1, LOCK, "report", "host:1 MainThread#1", False, 1)
+    facts = [
+        f.PlaceTaken(hold),
+        f.PlaceReleased(7, 2),
+        f.PlacesLost(3, (8, 9), "nothing was heard of it"),
+        f.ValueSet(3, 4, COUNTER, "rows", 5),
+        f.BarrierPassed("epoch", 2, ((3, 5), (4, 1)), 1.0),
+        f.BarriersForgotten(("epoch",)),
+        f.AnswersHeard(3, 100, ()),
+    ]
+    assert [poollog.say(fact) for fact in facts] == [
+        "lock 'report' held by client 3 (host:1 MainThread#1), token 7",
+        "token 7 released",
+        "client 3 lost what it held, tokens 8, 9: nothing was heard of it",
+        "counter 'rows' is 5, by client 3",
+        "barrier 'epoch' passed by 2, generation 2",
+        "barriers 'epoch' forgotten: nobody came for long",
+        "client 3 has heard its answers up to 100",
+    ]

@@ -121,7 +121,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
         f"client {fact.client} lost what it held, tokens {', '.join(map(str, fact.tokens))}: {fact.reason}"
     ),
     f.ValueSet: lambda fact: f"{fact.kind} {fact.name!r} is {fact.value}, by client {fact.client}",
-    f.BarrierPassed: lambda fact: f"barrier {fact.name!r} passed by {len(fact.parties)}, for time {fact.generation}",
+    f.BarrierPassed: lambda fact: f"barrier {fact.name!r} passed by {len(fact.parties)}, generation {fact.generation}",
     f.BarriersForgotten: lambda fact: f"barriers {', '.join(map(repr, fact.names))} forgotten: nobody came for long",
     f.AnswersHeard: lambda fact: f"client {fact.client} has heard its answers up to {fact.upto}",
     f.QueueRemoved: lambda fact: f"queue {fact.name!r} removed",

@@ -8,7 +8,7 @@ barrier counts as one who goes on, as who will end that wait is not known.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -88,11 +88,8 @@ Step = tuple[Waiter, Owner, bool]  # this one waits for that one, who holds the 
 
 def cycle(places: Places, waits: Waits, waiter: Waiter) -> list[Step]:
     """Why this wait could never end, from it and back to it; nothing when it could."""
-    holders = places.places.get(waiter.key, {}).values()
-    if all(waits.blocked((hold.client, hold.owner)) is None for hold in holders):
-        return []  # they go on, and so do those in front, one after the other
-    free = _free(places, waits, waiter)
-    if waiter.who in free:
+    goes_on = _those_who_go_on(places, waits, waiter)
+    if goes_on(waiter.who):
         return []
     came: dict[Owner, Step] = {}
     ahead = deque([waiter])
@@ -100,7 +97,7 @@ def cycle(places: Places, waits: Waits, waiter: Waiter) -> list[Step]:
         at = ahead.popleft()  # there is one: all who are stuck wait for this one in the end
         for owner, holds in _blockers(places, waits, at):
             blocked = waits.blocked(owner)
-            if blocked is not None and owner not in free and owner not in came:
+            if blocked is not None and not goes_on(owner) and owner not in came:
                 came[owner] = (at, owner, holds)
                 ahead.append(blocked)
     steps = [came[waiter.who]]
@@ -119,20 +116,36 @@ def _blockers(places: Places, waits: Waits, waiter: Waiter) -> Iterator[tuple[Ow
         yield other.who, False
 
 
-def _free(places: Places, waits: Waits, waiter: Waiter) -> set[Owner]:
-    """Of all whom this wait has to do with, those who will go on: step by step, whoever is granted gives all back."""
-    lines = {key: deque(waits.line(key)) for key in _reached(places, waits, waiter)}
+def _those_who_go_on(places: Places, waits: Waits, waiter: Waiter) -> Callable[[Owner], bool]:
+    """Of all whom this wait has to do with: step by step, whoever waits for nothing or is granted gives all back."""
+    lines = {key: waits.line(key) for key in _reached(places, waits, waiter)}
     holds = {key: [((h.client, h.owner), h.shared) for h in places.places.get(key, {}).values()] for key in lines}
-    free = {owner for held in holds.values() for owner, _ in held if waits.blocked(owner) is None}
+    granted: set[Owner] = set()
+    whole: set[Key] = set()  # nobody who is stuck holds these: all who wait there have their turn
+
+    def goes_on(owner: Owner) -> bool:
+        blocked = waits.blocked(owner)
+        return blocked is None or blocked.key in whole or owner in granted
+
     grown = True
     while grown:
         grown = False
-        for key, line in lines.items():
-            held = holds[key] = [(owner, shared) for owner, shared in holds[key] if owner not in free]
-            while line and admits([shared for _, shared in held], line[0].shared, line[0].limit):
-                free.add(line.popleft().who)
-                grown = True
-    return free
+        for key in [key for key in lines if key not in whole]:
+            held = holds[key] = [(owner, shared) for owner, shared in holds[key] if not goes_on(owner)]
+            fresh = {other.who for other in _served(held, lines[key])} if held else set()
+            grown |= not held or not fresh <= granted
+            granted.update(fresh)
+            if not held:
+                whole.add(key)
+    return goes_on
+
+
+def _served(held: list[tuple[Owner, bool]], line: list[Waiter]) -> Iterator[Waiter]:
+    """Those in front who have their turn, one after the other, though these hold on."""
+    for waiter in line:
+        if not admits([shared for _, shared in held], waiter.shared, waiter.limit):
+            return
+        yield waiter
 
 
 def _reached(places: Places, waits: Waits, waiter: Waiter) -> list[Key]:
