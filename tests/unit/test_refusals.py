@@ -18,7 +18,8 @@ from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import ledger
 from plesio.core import stimuli as s
-from plesio.core.refusals import KINDS, OTHERS, WINDOW_S, Refusals
+from plesio.core.pool import stimuli
+from plesio.core.refusals import KINDS, OTHERS, REASON_LENGTH, WHO_LENGTH, WINDOW_S, Refusals
 from plesio.core.spec import RunSpec
 from plesio.core.state import Member
 from plesio.core.turn import State
@@ -33,6 +34,7 @@ from plesio.runtime.synchronizer import MAX_HELD_PER_LEARNER, Synchronizer
 from plesio.strategies.base import Strategy
 from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
+from plesio.wire import poolmessages
 
 SPEC = RunSpec(run="r", learners=1, schedule=Schedule.of(Strategy(name="decoupled", every=8)))
 PUSH = Contribution("r", "a", 1, 1, (Version(1, 0),), 8, 1)
@@ -257,3 +259,15 @@ def test_there_is_no_push_before_there_is_a_model() -> None:
     packet, _ = codecs.parse("none").encode(torch.zeros(1 << 10), None)
     with pytest.raises(CodecError, match="before there is a model"):
         OuterState("none").check(packet.to_bytes(), b"", b"")
+
+
+def test_a_client_may_tell_of_a_refusal_in_few_words_only_and_a_slot_may_not() -> None:
+    told = stimuli.Refused("w" * WHO_LENGTH, "r" * REASON_LENGTH)
+    assert poolmessages.decode("to", poolmessages.encode(told)) == told
+    poolmessages.check_role("client", told)
+    for role in ("slot", "node"):
+        with pytest.raises(WireError, match="may not send"):
+            poolmessages.check_role(role, told)
+    for long in (stimuli.Refused("w" * (WHO_LENGTH + 1), ""), stimuli.Refused("", "r" * (REASON_LENGTH + 1))):
+        with pytest.raises(WireError, match="not a message"):
+            poolmessages.decode("to", poolmessages.encode(long))

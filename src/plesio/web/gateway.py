@@ -7,7 +7,6 @@ still, and messages that were taken come again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections import OrderedDict
@@ -161,18 +160,23 @@ class Gateway:
         if not watched.future.done() and wait_s > 0:
             waiter = self._loop.create_future()
             watched.waiters.add(waiter)
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(waiter, wait_s)
-            watched.waiters.discard(waiter)
+            except TimeoutError:
+                pass
+            finally:  # also when its client left
+                watched.waiters.discard(waiter)
         return watched.future.done()
 
     def _has_ended(self, id: int) -> None:
-        watched = self.watched.get(id)
-        if watched is None:
-            return
+        """A failure is not kept: somebody may give the task another chance, and the pool knows."""
+        watched = self.watched[id]
         for waiter in watched.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        if watched.future.exception(0) is not None:
+            del self.watched[id]
+            return
         ended, most = (self._large, KEPT_LARGE) if watched.future.large else (self._small, KEPT)
         ended[id] = None
         self._ended_bytes += watched.future.size_bytes

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 from plesio.errors import UserError
@@ -17,7 +18,6 @@ from plesio.web.guard import SIZE
 from plesio.web.held import MOST_HELD
 from plesio.web.models import (
     Change,
-    Message,
     MessageId,
     Messages,
     Nack,
@@ -87,7 +87,7 @@ async def put(name: QueueName, body: Put, request: Request) -> MessageId:
 
 
 @router.post("/{name:queue}/take", response_model=Messages, responses=documented())
-async def take(name: QueueName, body: Take, request: Request) -> Messages:
+async def take(name: QueueName, body: Take, request: Request) -> JSONResponse:
     """As soon as there is one at least, or none after `wait_s`. Who takes has `lease_s` to ack or nack each."""
     gateway = gateway_of(request)
     if len(gateway.held) + body.count > MOST_HELD:
@@ -95,12 +95,11 @@ async def take(name: QueueName, body: Take, request: Request) -> Messages:
     taken = await gateway.client.queue(name).get_many_async(body.count, max(LOOK_S, body.wait_s))
     if not taken:
         await gateway.ask("waiting", name)  # is the pool there?
-    return Messages(
-        messages=[
-            Message(id=gateway.held.add(message, body.lease_s), value=_value(message.value), attempts=message.attempts)
-            for message in taken
-        ]
-    )
+    rows = [
+        {"id": gateway.held.add(message, body.lease_s), "value": _value(message.value), "attempts": message.attempts}
+        for message in taken
+    ]
+    return JSONResponse({"messages": rows})
 
 
 @router.get("/{name:queue}", response_model=Queue, responses=documented(404))
