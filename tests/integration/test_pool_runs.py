@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from plesio.testing.poolup import PoolUp
+from plesio.testing.waiting import free_port
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 STRATEGY = ("--strategy", "decoupled(every=8)", "--start-rounds", "4")
+HTTP_PORT = free_port()
 pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoolUp]:
-    with PoolUp(tmp_path_factory.mktemp("r")) as pool:
+    with PoolUp(tmp_path_factory.mktemp("r"), words=("--http", str(HTTP_PORT))) as pool:
         for name in ("tiny.py", "steady.py"):
             shutil.copy(SCRIPTS / name, pool.code)
         (pool.code / "broken.py").write_text("import plesio\nrun = plesio.join()\nraise ValueError('no such data')\n")
@@ -85,6 +89,24 @@ def test_a_script_that_raises_ends_its_run_with_its_words(pool: PoolUp) -> None:
     assert run.returncode == 1 and "no such data" in words and "Traceback" not in words
     row = pool.run("broken")
     assert row["state"] == "failed" and "no such data" in row["error"]
+
+
+def test_runs_are_told_over_http(pool: PoolUp) -> None:
+    def ask(method: str, path: str) -> tuple[int, Any]:
+        token = (pool.folder / "http-token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=60)
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    names = {row["run"]: row["state"] for row in ask("GET", "/v1/runs")[1]["runs"]}
+    assert names["first"] == "finished" and names["broken"] == "failed"
+    status, first = ask("GET", "/v1/runs/first")
+    assert status == 200 and first["tokens"] == 512 and first["units"] == [64, 64] and first["live"] == 0
+    assert ask("GET", "/v1/runs/nothing")[0] == ask("POST", "/v1/runs/nothing/stop")[0] == 404
+    status, over = ask("POST", "/v1/runs/first/stop")
+    assert status == 409 and "finished already" in over["message"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ PLESIO = (sys.executable, "-m", "plesio")
 class PoolUp:
     """Owns the process; `with` ends it and all that it started. Commands are run in `code`, a folder of its own."""
 
-    def __init__(self, folder: Path, workers: int = 2) -> None:
+    def __init__(self, folder: Path, workers: int = 2, words: tuple[str, ...] = ()) -> None:
+        self.words = words
         self.folder, self.workers = folder / "pool", workers
         self.code = folder / "code"
         self.code.mkdir(exist_ok=True)
@@ -37,7 +38,7 @@ class PoolUp:
         """Starts it, or starts it again, at the same port."""
         command = (
             *PLESIO, "up", "--listen", f"127.0.0.1:{self.port}", "--workers", str(self.workers), "--dir",
-            str(self.folder),
+            str(self.folder), *self.words,
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         slots = self.workers + 1

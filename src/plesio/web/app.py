@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from plesio.tasks import Client
-from plesio.web import events, pool, problems, queues, tasks
+from plesio.web import events, pool, problems, queues, runs, tasks
 from plesio.web.gateway import Gateway
 from plesio.web.guard import Guard
 
@@ -38,7 +38,7 @@ def build(client: Client, token: str, folder: Path) -> Guard:
     app.state.folder = folder
     problems.install(app)
     app.state.routes = []
-    for router in (tasks.router, queues.router, pool.router, events.router):
+    for router in (tasks.router, queues.router, runs.router, pool.router, events.router):
         app.include_router(router)
         app.state.routes += router.routes
     return Guard(app, token, lambda peer, reason: app.state.gateway.refused(peer, reason))

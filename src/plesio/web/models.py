@@ -29,6 +29,7 @@ def _whole(number: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 TaskId = Annotated[str, Path(pattern=r"^[0-9]{1,12}-[0-9]{1,13}$", description="A task's id, like 3-17.")]
+RunName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="A run's name.")]
 QueueName = Annotated[str, Path(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 WaitS = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)]
@@ -231,6 +232,33 @@ class Counts(BaseModel):
     done: int = 0
     dead: int = 0
     cancelled: int = 0
+
+
+class Run(BaseModel):
+    """A training run. until: tokens that it was asked for; live: learners just now; loss: of their last steps."""
+
+    run: str
+    state: Literal["submitted", "waiting", "running", "finished", "stopped", "failed"]
+    learners: int
+    priority: int
+    tokens: int = 0
+    until: int | None = None
+    units: list[int] = Field(default=[], description="applied, and in all")
+    live: int = 0
+    loss: float | None = None
+    held_out: float | None = None
+    error: str = ""
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Run:
+        """As the pool tells it."""
+        return cls(**{key: value for key, value in row.items() if key in cls.model_fields})
+
+
+class Runs(BaseModel):
+    """All of them."""
+
+    runs: list[Run]
 
 
 class Health(BaseModel):
