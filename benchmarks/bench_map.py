@@ -1,8 +1,9 @@
 """`plesio map` beside the bare function: the same file, the same function, two processes each.
 
 The bare one reads the halves of the file in two processes, parses, computes, serialises and writes, with the same libraries.
-Rounds alternate; ratios are of medians. What both wrote must be the same bytes. Then one run over --most records, in which
-the coordinator's memory is watched. Writes benchmarks/results/map.json.
+Rounds alternate; ratios are of medians; cpu_us is the processors' time for a record, which other work on the machine
+disturbs less. What both wrote must be the same bytes. Then one run over --most records, in which the coordinator's memory
+is watched. Writes benchmarks/results/map.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from plesio.batch import map_records
+from plesio.batch import Progress, map_records
 from plesio.tasks import connect
 from plesio.testing.poolcrew import children
 
@@ -78,8 +79,17 @@ def bare_half(source: str, out: str, begin: int, end: int) -> None:
         os.fsync(written.fileno())
 
 
-def bare(source: Path, folder: Path) -> tuple[float, str]:
-    """Seconds of both processes, from their start to the end of the last, and the digest of what they wrote."""
+def cpu_s(pid: int) -> float:
+    """Of a process and those that it started, as far as they live."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_s, children(pid)))
+
+
+Turn = tuple[float, float, str]  # seconds, seconds of processors, digest of what was written
+
+
+def bare(source: Path, folder: Path) -> Turn:
+    """Both processes, from their start to the end of the last."""
     with source.open("rb") as file:
         file.seek(source.stat().st_size // 2)
         file.readline()
@@ -89,19 +99,30 @@ def bare(source: Path, folder: Path) -> tuple[float, str]:
     began_s = time.monotonic()
     line = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); from bench_map import bare_half; "
     processes = [subprocess.Popen([sys.executable, "-c", line + call]) for call in calls]
-    if any(process.wait() for process in processes):
+    ended = [os.wait4(process.pid, 0) for process in processes]
+    took_s = time.monotonic() - began_s
+    for process, (_, status, _) in zip(processes, ended, strict=True):
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if any(process.returncode for process in processes):
         raise SystemExit("a bare process failed; its own words are above")
-    return time.monotonic() - began_s, digest_of(outs)
+    return took_s, sum(used.ru_utime + used.ru_stime for _, _, used in ended), digest_of(outs)
 
 
-def mapped(source: Path, out: Path, pool: Path) -> tuple[float, str]:
-    """Seconds of a map, from nothing started, and the digest of what it wrote."""
-    began_s = time.monotonic()
+def mapped(source: Path, out: Path, pool: Path) -> Turn:
+    """A map, from nothing started; its processors' time is that of the pool and of this process."""
+    began_s, mine_s, used_s = time.monotonic(), time.process_time(), 0.0
+
+    def note(progress: Progress) -> None:
+        nonlocal used_s
+        if progress.fraction == 1.0:
+            used_s = cpu_s(json.loads((pool / "address.json").read_text())["pid"])
+
     map_records(
         f"{Path(__file__).resolve()}:tokenise", source, out,
         pool=lambda: connect(folder=pool, workers=WORKERS), batch=BATCH,
+        progress=note,
     )  # fmt: skip
-    return time.monotonic() - began_s, digest_of(sorted(out.glob("part-*")))
+    return time.monotonic() - began_s, used_s + time.process_time() - mine_s, digest_of(sorted(out.glob("part-*")))
 
 
 def digest_of(paths: list[Path]) -> str:
@@ -158,22 +179,24 @@ def main() -> None:
             turns.append(("map", mapped(folder / "in.jsonl", folder / f"out-{number}", folder / f"pool-{number}")))
             turns += [] if number % 2 else [("bare", bare(folder / "in.jsonl", folder))]
             found = dict(turns)
-            if found["bare"][1] != found["map"][1]:
+            if found["bare"][2] != found["map"][2]:
                 raise SystemExit("the two wrote different bytes")
-            rows.append({name: round(args.records / found[name][0], 1) for name in ("bare", "map")})
+            rates = {name: round(args.records / found[name][0], 1) for name in ("bare", "map")}
+            rows.append(rates | {f"{name}_cpu_us": round(1e6 * found[name][1] / args.records, 2) for name in rates})
             print(f"round {number + 1} of {args.rounds}: {rows[-1]}", file=sys.stderr, flush=True)
         result: dict[str, Any] = {
             "what": "records a second, from nothing started",
             "records": args.records,
             "rounds": rows,
         }
-        medians = {name: statistics.median(row[name] for row in rows) for name in ("bare", "map")}
+        medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         result |= {"medians": medians, "ratio": round(medians["map"] / medians["bare"], 3)}
+        result["cpu_ratio"] = round(medians["bare_cpu_us"] / medians["map_cpu_us"], 3)
         if args.most:
             make(folder / "most.jsonl", args.most)
-            bare_s, wanted = bare(folder / "most.jsonl", folder)
+            bare_s, _, wanted = bare(folder / "most.jsonl", folder)
             with Watch(folder / "pool-most") as watch:
-                map_s, wrote = mapped(folder / "most.jsonl", folder / "out-most", folder / "pool-most")
+                map_s, _, wrote = mapped(folder / "most.jsonl", folder / "out-most", folder / "pool-most")
             if wrote != wanted:
                 raise SystemExit("the two wrote different bytes")
             seen = watch.samples_mb
@@ -191,7 +214,7 @@ def main() -> None:
         "commit": git.stdout.strip(),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({key: result[key] for key in ("medians", "ratio", "most") if key in result}))
+    print(json.dumps({key: result[key] for key in ("medians", "ratio", "cpu_ratio", "most") if key in result}))
 
 
 if __name__ == "__main__":

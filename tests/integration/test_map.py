@@ -206,7 +206,7 @@ def test_cancelled_tasks_end_the_run_and_not_the_records(client: Client, tmp_pat
     source = make(tmp_path / "in.jsonl", 40, gate=str(tmp_path / "gate"))
 
     def cancel(progress: Progress) -> None:
-        if rows := client.ask("tasks", "leased"):
+        if progress.records and (rows := client.ask("tasks", "leased")):
             client.cancel([row["id"] for row in rows])
 
     with pytest.raises(TaskFailed, match="somebody cancelled"):
@@ -244,12 +244,13 @@ def test_a_mistake_is_one_line_and_starts_no_pool(tmp_path: Path) -> None:
     for words, says in (
         (["math:gcd", "missing.jsonl", "--out", "out"], "there is no input"),
         (["math:gcd", "in.jsonl", "--out", "full"], "thesis.tex"),
+        (["math:gcd", ".", "--out", "out"], "is within the input"),
         (["math:gcd", "in.jsonl", "--out", "out", "--on", "there:1"], "--token-file"),
         (["math:gcd", "in.jsonl", "--out", "out", "--token-file", "x"], "--on HOST:PORT"),
     ):
         _, err = command(tmp_path, *words, code=2)
         assert says in err and len(err.splitlines()) == 1, err
-    _, err = command(tmp_path, "math:gcd", "in.jsonl", "--out", "in.jsonl/out", code=1)
+    _, err = command(tmp_path, "math:gcd", "in.jsonl", "--out", "full/thesis.tex/out", code=1)
     assert "cannot be written: Not a directory" in err and len(err.splitlines()) == 1, err
     assert not (tmp_path / "runs").exists()
 

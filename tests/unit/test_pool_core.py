@@ -148,6 +148,18 @@ def test_one_that_needs_an_idle_slot_is_not_starved_by_short_ones() -> None:
     raise AssertionError("it waits while later ones run")
 
 
+@pytest.mark.parametrize(("busy_s", "measured", "held"), [(0.015, 8, 2), (0.015, 7, 1), (0.025, 20, 1), (0.001, 1, 4)])
+def test_a_slot_has_a_next_task_when_such_ones_are_well_known_to_be_short(
+    busy_s: float, measured: int, held: int
+) -> None:
+    pool = Bench("x")
+    for n in range(1, measured + 1):
+        pool.submit(n)
+        pool.finish("x", n, busy_s=busy_s)
+    pool.submit(1000, count=40)
+    assert len(pool.state.durable.book.leases["x"]) == held
+
+
 # -- dependencies, keys, revival
 
 

@@ -48,11 +48,13 @@ def test_the_digest_is_of_the_files_alone(source: Path) -> None:
 
 
 def test_what_is_hidden_an_environment_or_a_run_stays(source: Path) -> None:
-    for name in (".git/config", ".env", "runs/r/model", "__pycache__/x.pyc", "env/pyvenv.cfg", "env/lib/x.py"):
+    for name in (".git/config", ".env", "runs/r/model", "node_modules/x.js", "__pycache__/x.pyc", "env/pyvenv.cfg", "env/lib/x.py"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("x")
+    (source / "pkg" / "runs").mkdir()
+    (source / "pkg" / "runs" / "code.py").write_text("of the user's own")
     _, data = code.pack(source)
-    assert names(data) == ["pkg/data.bin", "train.py"]
+    assert names(data) == ["pkg/data.bin", "pkg/runs/code.py", "train.py"]
 
 
 def test_git_says_what_travels_where_there_is_git(source: Path) -> None:

@@ -19,7 +19,7 @@ from plesio.core.pool import outcome
 from plesio.errors import TaskCancelled, TaskFailed
 from plesio.tasks import Client
 
-LEAST, PER_SLOT = 16, 8  # batches under way
+LEAST, PER_SLOT = 32, 16  # batches under way
 LOOK_S = 0.25  # the longest wait for some of them
 COUNT_S = 5.0  # between two looks at how many workers there are
 RETRIES = 3  # of a batch that no record of it made fail: a setup on another worker

@@ -73,6 +73,8 @@ def map_records(
         raise UserError("a batch, and a part, has at least one record")
     began_s = time.monotonic()
     name, source, output = from_anywhere(name_of(fn)), inputs.find(str(input), format), Output(Path(out), part_records)
+    if source.fs is None and Path(out).resolve().is_relative_to(Path(source.name).resolve()):
+        raise UserError(f"{out} is within the input, and would be read as a part of it; name another --out")
     output.look(name, batched, source.name, source.format, source.fingerprint(), restart)
     resumed_from = output.found.records
     if not output.found.ended:

@@ -1,7 +1,7 @@
 """Which tasks go to which slots now. Pure.
 
 A slot gets its next tasks before it asks for them, as far as they are known to be short: about WINDOW_S of work, and one
-task of up to SHORT_S, so that it does not wait for us. A long task never waits behind another one.
+task of up to SHORT_S (to wait for us would cost some percent of it). A long task never waits behind another one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from plesio.core.taskbook import TaskState
 
 WINDOW_S = 0.004  # work that a slot has in front of it
 LONG_S = 1e6  # a task that yields its slot takes long
-SHORT_S = 0.02  # one task that takes no longer waits at a slot that is busy: to be asked for it would cost some percent
+SHORT_S, OFTEN = 0.02, 8  # one task that takes no longer, by so many measurements, waits at a slot that is busy
 WINDOW = 128  # ... in tasks at most
 BURST = 4096  # tasks dealt in one turn at most, so that messages are read in between
 
@@ -69,8 +69,8 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     """Gives the lane's next tasks to one slot: as many as have room there, but not all to one of several. How many."""
     head = lane.head()
     assert head is not None
-    each_s = cost_s(turn, head.recipe)
-    able = [seat for seat in seats if fits(turn, seat, lane, head) and _has_room(seat, each_s)]
+    each_s, often = cost_s(turn, head.recipe), turn.volatile.seen.get(head.recipe.fn, 0) >= OFTEN
+    able = [seat for seat in seats if fits(turn, seat, lane, head) and _has_room(seat, each_s, often)]
     if not able:
         return 0
     turn.volatile.choices += 1
@@ -82,7 +82,7 @@ def _deal(turn: Turn, lane: Lane, seats: list[Seat], until: tuple[float, int] | 
     recipe = head.recipe
     if not seat.tasks:
         seat.progress_s = turn.now_s
-    while len(calls) < most and _has_room(seat, each_s):
+    while len(calls) < most and _has_room(seat, each_s, often):
         call = lane.head()
         if call is None or call.recipe is not recipe:
             break
@@ -113,13 +113,14 @@ def fits(turn: Turn, seat: Seat, lane: Lane, head: Call) -> bool:
     return not turn.volatile.unfit or (seat.node, head.recipe.fn) not in turn.volatile.unfit
 
 
-def _has_room(seat: Seat, cost_s: float | None) -> bool:
-    """An idle slot always has, and one of the pool's own; another one for what is known to be short."""
+def _has_room(seat: Seat, cost_s: float | None, often: bool) -> bool:
+    """An idle slot always has, and one of the pool's own; another one for what is known to be short. often: well known?"""
     if not seat.tasks or seat.own:
         return True
     if cost_s is None or len(seat.tasks) >= WINDOW:
         return False
-    return seat.backlog_s + cost_s <= WINDOW_S or (len(seat.tasks) == 1 and max(seat.backlog_s, cost_s) <= SHORT_S)
+    one_more = often and len(seat.tasks) == 1 and max(seat.backlog_s, cost_s) <= SHORT_S
+    return seat.backlog_s + cost_s <= WINDOW_S or one_more
 
 
 def _is_open(turn: Turn, seat: Seat) -> bool:

@@ -83,6 +83,7 @@ class Volatile:
         self.put_off: dict[str, dict[int, tuple[int, str]]] = {}
         self.watchers: dict[int, set[str]] = {}  # by task: sessions that asked for its end
         self.costs_s: dict[str, float] = {}  # by function: seconds of one call on an average slot
+        self.seen: dict[str, int] = {}  # by function: how often that was measured
         self.unfit: dict[tuple[str, str], str] = {}  # (node, function) -> why it cannot be imported there
         self.concurrent: set[str] = set()  # functions of which a slot may run many calls at once
         self.yielding: dict[str, tuple[int, float]] = {}  # by slot: the task that was asked to leave it, and when

@@ -159,6 +159,7 @@ def _measure(turn: Turn, stimulus: s.Finished) -> None:
         return
     fn, cost_s = call.recipe.fn, stimulus.busy_s / n
     known_s = turn.volatile.costs_s.get(fn)
+    turn.volatile.seen[fn] = turn.volatile.seen.get(fn, 0) + 1
     seat = turn.volatile.seats.get(stimulus.slot)
     if known_s is None:
         turn.volatile.costs_s[fn] = cost_s

@@ -1,0 +1,94 @@
+"""The task of a run: it starts coordinator and synchronizer of the run on the pool's own machine, and waits for them.
+
+Cancelled, or told that its slot ends, it has them commit what is done, so that the run can go on later: the same task run
+again resumes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from plesio.errors import PlesioError
+from plesio.launchers import logs
+from plesio.reporting.events import read_events
+from plesio.runs import shelf
+from plesio.runtime import here
+
+LEAVE_S = 60.0  # for learners to leave and for the last commit
+AGAIN = 5  # times in a row that it may be killed from outside
+LOG = "supervisor.log"
+
+
+class PoolAddress(msgspec.Struct, frozen=True):
+    """How the supervisor reaches the pool."""
+
+    host: str
+    port: int
+    token: str
+    tls: str
+
+
+async def host_run(run: str) -> dict[str, Any]:
+    """A run to its end. Returns its row. Raises PlesioError saying why it ended early."""
+    record, error = shelf.read(run), "it was killed again and again"
+    _note(run, "running")
+    for _ in range(AGAIN):
+        try:
+            code = await _supervise(shelf.folder_of(run))
+        except asyncio.CancelledError:
+            _note(run, "stopped")
+            raise
+        if code == 0:
+            _note(run, "finished" if is_finished(shelf.folder_of(run)) else "stopped")
+            return shelf.row(run)
+        if code > 0:
+            error = logs.last_line(shelf.folder_of(run) / "logs" / LOG) or f"it ended with code {code}"
+            break
+    _note(run, "failed", error)
+    raise PlesioError(f"run {record.run}: {error}")
+
+
+def _note(run: str, state: str, error: str = "") -> None:
+    record = shelf.read(run)
+    record.state, record.error = state, error
+    shelf.write(record)
+
+
+def is_finished(folder: Path) -> bool:
+    """Did the run reach what was asked of it?"""
+    return any(event["type"] == "RunFinished" for event in read_events(folder))
+
+
+async def _supervise(folder: Path) -> int:
+    slot, tls = here.slot(), here.tls()
+    told = PoolAddress(slot.host, slot.port, slot.token, tls.text if tls is not None else "")
+    (folder / "logs").mkdir(exist_ok=True)
+    logs.rotate(folder / "logs" / LOG)
+    with (folder / "logs" / LOG).open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "plesio.runs.supervisor", str(folder), str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(told) + b"\n")
+    with contextlib.suppress(OSError):
+        await process.stdin.drain()
+    process.stdin.close()
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), LEAVE_S)
+        except TimeoutError:
+            process.kill()
+        raise

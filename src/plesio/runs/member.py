@@ -1,0 +1,108 @@
+"""The task of a learner: on any slot of the pool it takes part in the run, in the run's own code, until told to leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from plesio.errors import PlesioError
+from plesio.launchers import logs
+from plesio.launchers.child import die_with_parent
+from plesio.runs import code
+from plesio.runs.shelf import OWN
+from plesio.runtime import here
+from plesio.runtime.hostsettings import near
+from plesio.tasks.client import Client
+from plesio.tasks.dialling import Address
+from plesio.tasks.link import Link
+from plesio.wire import tokens
+
+YIELDS_S = 30.0  # a learner says goodbye, with its work counted, within so long
+FUNCTION = "plesio.runs.member:learner"
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """What a learner is told. port: of the run's coordinator, on the pool's own machine."""
+
+    run: str
+    name: str
+    port: int
+    digest: str
+    script: str
+    argv: tuple[str, ...] = ()
+    priority: int = 0
+
+
+def learner(told: dict[str, object]) -> str:
+    """Takes part until the run is over. Raises PlesioError with the script's error; `Stopped` when it was told to leave."""
+    known = msgspec.convert(told, Membership)
+    slot, tls = here.slot(), here.tls()
+    scratch = Path(slot.logs).parent / "members" / known.run
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = code.unpacked(known.digest, Path(slot.logs).parent / "code", _fetch)
+    token_file = scratch / "token"
+    if not token_file.exists():
+        _keep(token_file, slot.token)
+    command = [
+        sys.executable, "-m", "plesio", "join", f"{_host()}:{known.port}", "--token-file", str(token_file),
+        "--name", known.name, "--runs", str(scratch), *(["--tls", tls.text] if tls is not None else []),
+        known.script, *known.argv,
+    ]  # fmt: skip
+    log = scratch / f"{known.name}.log"
+    logs.rotate(log)
+    at, files = f"{slot.host}:{slot.port}", tls.text if tls is not None else ""
+    pool = here.PoolAddress(at, str(token_file), files, known.priority)
+    parent = os.getpid()
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **pool.environment()}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            preexec_fn=lambda: die_with_parent(parent),
+        )  # fmt: skip
+    if _until_it_ends(process):
+        said = logs.last_line(log).removeprefix("plesio: ")
+        raise PlesioError(said or f"{known.name} ended with code {process.returncode}")
+    return known.name
+
+
+def _until_it_ends(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. Told to stop meanwhile, it lets the learner say goodbye."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(YIELDS_S - 2.0)
+        process.kill()
+        process.wait()
+        raise
+
+
+def _host() -> str:
+    """The pool's own machine: where this slot reaches the pool."""
+    host = here.slot().host
+    return "127.0.0.1" if host.startswith("/") else near(host)
+
+
+def _keep(path: Path, token: str) -> None:
+    temporary = path.with_name(f"token.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    temporary.replace(path)
+    tokens.read(path)
+
+
+def _fetch(digest: str) -> bytes:
+    slot = here.slot()
+    link = Link(Address(slot.host, slot.port, slot.token, here.tls()))
+    link.open()
+    with Client(link) as client:
+        data: bytes = client.submit("plesio.runs.shelf:give_code", digest, requires=OWN).result(300.0)
+    return data
