@@ -48,7 +48,9 @@ def test_the_digest_is_of_the_files_alone(source: Path) -> None:
 
 
 def test_what_is_hidden_an_environment_or_a_run_stays(source: Path) -> None:
-    for name in (".git/config", ".env", "runs/r/model", "node_modules/x.js", "__pycache__/x.pyc", "env/pyvenv.cfg", "env/lib/x.py"):
+    for name in (
+        ".git/config", ".env", "runs/r/model", "node_modules/x.js", "__pycache__/x.pyc", "env/pyvenv.cfg", "env/lib/x.py",
+    ):  # fmt: skip
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("x")
     (source / "pkg" / "runs").mkdir()
