@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("stages", "modules; most begin with"),
         ("embed", "texts are vectors of 64, in the input's order: True"),
         ("kmeans", "10 centres of 1797 digits, still after 15 iterations; purity 0.79"),
-        ("search", "1215 steps instead of 10800; the best of 18 trials has 9"),
+        pytest.param("search", "1215 steps instead of 10800; the best of 18 trials has 9", marks=pytest.mark.slow),
     ],
 )
 def test_an_example_of_tasks_says_what_it_should(name: str, says: str, tmp_path: Path) -> None:

@@ -455,7 +455,7 @@ def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) 
             cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr
-        assert "16 selected / 17 total" in done.stdout
+        assert "19 selected / 20 total" in done.stdout
         assert "Traceback" not in (up.folder / "logs" / "http.log").read_text()
 
 

@@ -15,7 +15,7 @@ from plesio.errors import PlesioError
 from plesio.launchers import logs
 from plesio.launchers.child import die_with_parent
 from plesio.runs import code
-from plesio.runs.shelf import OWN
+from plesio.runs.shelf import OWN, QUESTIONS
 from plesio.runtime import here
 from plesio.runtime.hostsettings import near
 from plesio.tasks.client import Client
@@ -104,5 +104,5 @@ def _fetch(digest: str) -> bytes:
     link = Link(Address(slot.host, slot.port, slot.token, here.tls()))
     link.open()
     with Client(link) as client:
-        data: bytes = client.submit("plesio.runs.shelf:give_code", digest, requires=OWN).result(300.0)
+        data: bytes = client.submit("plesio.runs.shelf:give_code", digest, queue=QUESTIONS, requires=OWN).result(300.0)
     return data

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from plesio.core.pool.outcome import RAISED
 from plesio.core.spec import RunSpec
-from plesio.errors import UserError
+from plesio.errors import TaskFailed, UserError, WireError
 from plesio.runs import code
 from plesio.runs.hosting import LEAVE_S
-from plesio.runs.shelf import OWN, PIECE_BYTES, Record, words_of
+from plesio.runs.shelf import OWN, PIECE_BYTES, QUESTIONS, QUEUE, Record, words_of
 from plesio.tasks import Client, Future
 
 ANSWER_S = 60.0
@@ -40,8 +41,9 @@ def start(
 def host(client: Client, run: str, priority: int) -> Future:
     """The task of the run: it begins, or goes on from its last commit."""
     future = client.submit(
-        "plesio.runs.hosting:host_run", run, key=f"run {run}", priority=priority, requires=OWN, yields_s=LEAVE_S
-    )
+        "plesio.runs.hosting:host_run", run, queue=QUEUE, key=f"run {run}", priority=priority, requires=OWN,
+        yields_s=LEAVE_S,
+    )  # fmt: skip
     client.flush()
     ask(client, "note", run, future.name)
     return future
@@ -62,9 +64,11 @@ def check_host(client: Client) -> None:
 
 
 def ask(client: Client, what: str, *args: Any) -> Any:
-    """Of the pool's own slot; see shelf.py. Raises UserError with its words."""
-    future = client.submit(f"plesio.runs.shelf:{what}", *args, requires=OWN, priority=1000)
+    """Of the pool's own slot; see shelf.py. Raises UserError with its words, WireError."""
+    future = client.submit(f"plesio.runs.shelf:{what}", *args, queue=QUESTIONS, requires=OWN, priority=1000)
     error = future.exception(ANSWER_S)
+    if isinstance(error, TaskFailed) and error.kind != RAISED:
+        raise WireError(f"the pool's own slot does not answer: {words_of(error)}")
     if error is not None:
         raise UserError(words_of(error))
     return future.result()

@@ -20,6 +20,7 @@ from plesio.runtime import here
 RECORD, PROGRESS = "pooled.json", "progress.json"
 PIECE_BYTES = 4 << 20
 OWN = {"@host": 1.0}  # what tasks for the pool's own slot require
+QUEUE, QUESTIONS = "runs", "@questions"  # of runs and their learners; of what is asked here
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 

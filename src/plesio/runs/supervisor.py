@@ -30,7 +30,7 @@ from plesio.tasks.link import Link
 from plesio.wire import messages as m
 from plesio.wire.tls import load
 
-RETRIES = 3  # of a learner whose script raises
+RETRIES = 1  # of a learner whose script raises
 LEAVE_S = 30.0
 PORTS = range(20000, 60000, 2)
 
@@ -66,7 +66,7 @@ class PoolSupervisor(Supervisor):
             )  # fmt: skip
             futures.append(
                 self.client.submit(
-                    member.FUNCTION, msgspec.to_builtins(told), key=f"{record.run}/{i} at {record.port}",
+                    member.FUNCTION, msgspec.to_builtins(told), queue=shelf.QUEUE, key=f"{record.run}/{i} at {record.port}",
                     priority=record.priority, requires=record.requires, retries=RETRIES, yields_s=member.YIELDS_S,
                 )
             )  # fmt: skip
