@@ -20,6 +20,7 @@ from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
 from plesio.registry import CODECS, check
+from plesio.reporting.events import is_finished
 from plesio.runtime import faults, snapshots
 from plesio.runtime import tensorboard as boards
 from plesio.runtime.joiner import Joiner, Joining
@@ -73,12 +74,6 @@ def read_spec(run_dir: Path) -> RunSpec:
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run's folder (it has no {SPEC_FILE}); see `ls runs`")
     return msgspec.json.decode(path.read_bytes(), type=RunSpec)
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Did the run reach what was asked of it?"""
-    events = run_dir / "events.jsonl"
-    return events.exists() and '"type":"RunFinished"' in events.read_text(errors="replace")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

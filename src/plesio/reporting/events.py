@@ -126,6 +126,11 @@ def read_events(run_dir: Path) -> list[Event]:
     return events
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Did the run reach what was asked of it?"""
+    return any(event["type"] == "RunFinished" for event in read_events(run_dir))
+
+
 def read_metrics(run_dir: Path) -> list[Event]:
     """All samples of metrics.jsonl. It is not durable: damaged lines are left out."""
     return [sample for row in _rows(run_dir / "metrics.jsonl") if (sample := parse(row)) is not None]

@@ -18,7 +18,7 @@ import msgspec
 
 from plesio.errors import PlesioError
 from plesio.launchers import logs
-from plesio.reporting.events import read_events
+from plesio.reporting.events import is_finished
 from plesio.runs import shelf
 from plesio.runtime import here
 
@@ -27,7 +27,7 @@ AGAIN = 5  # times in a row that it may be killed from outside
 LOG = "supervisor.log"
 
 
-class PoolAddress(msgspec.Struct, frozen=True):
+class Reach(msgspec.Struct, frozen=True):
     """How the supervisor reaches the pool."""
 
     host: str
@@ -38,22 +38,27 @@ class PoolAddress(msgspec.Struct, frozen=True):
 
 async def host_run(run: str) -> dict[str, Any]:
     """A run to its end. Returns its row. Raises PlesioError saying why it ended early."""
-    record, error = shelf.read(run), "it was killed again and again"
+    async with shelf.hosted.setdefault(run, asyncio.Lock()):  # one that was stopped may not be over yet
+        return await _host(run, shelf.folder_of(run))
+
+
+async def _host(run: str, folder: Path) -> dict[str, Any]:
+    error = "it was killed again and again"
     _note(run, "running")
     for _ in range(AGAIN):
         try:
-            code = await _supervise(shelf.folder_of(run))
+            code = await _supervise(folder)
         except asyncio.CancelledError:
             _note(run, "stopped")
             raise
         if code == 0:
-            _note(run, "finished" if is_finished(shelf.folder_of(run)) else "stopped")
+            _note(run, "finished" if is_finished(folder) else "stopped")
             return shelf.row(run)
         if code > 0:
-            error = logs.last_line(shelf.folder_of(run) / "logs" / LOG) or f"it ended with code {code}"
+            error = logs.last_line(folder / "logs" / LOG) or f"it ended with code {code}"
             break
     _note(run, "failed", error)
-    raise PlesioError(f"run {record.run}: {error}")
+    raise PlesioError(f"run {run}: {error}")
 
 
 def _note(run: str, state: str, error: str = "") -> None:
@@ -62,14 +67,9 @@ def _note(run: str, state: str, error: str = "") -> None:
     shelf.write(record)
 
 
-def is_finished(folder: Path) -> bool:
-    """Did the run reach what was asked of it?"""
-    return any(event["type"] == "RunFinished" for event in read_events(folder))
-
-
 async def _supervise(folder: Path) -> int:
     slot, tls = here.slot(), here.tls()
-    told = PoolAddress(slot.host, slot.port, slot.token, tls.text if tls is not None else "")
+    told = Reach(slot.host, slot.port, slot.token, tls.text if tls is not None else "")
     (folder / "logs").mkdir(exist_ok=True)
     logs.rotate(folder / "logs" / LOG)
     with (folder / "logs" / LOG).open("ab") as log:

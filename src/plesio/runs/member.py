@@ -47,8 +47,7 @@ def learner(told: dict[str, object]) -> str:
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = code.unpacked(known.digest, Path(slot.logs).parent / "code", _fetch)
     token_file = scratch / "token"
-    if not token_file.exists():
-        _keep(token_file, slot.token)
+    tokens.keep(token_file, slot.token)
     command = [
         sys.executable, "-m", "plesio", "join", f"{_host()}:{known.port}", "--token-file", str(token_file),
         "--name", known.name, "--runs", str(scratch), *(["--tls", tls.text] if tls is not None else []),
@@ -87,16 +86,6 @@ def _host() -> str:
     """The pool's own machine: where this slot reaches the pool."""
     host = here.slot().host
     return "127.0.0.1" if host.startswith("/") else near(host)
-
-
-def _keep(path: Path, token: str) -> None:
-    temporary = path.with_name(f"token.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
-    temporary.replace(path)
-    tokens.read(path)
 
 
 def _fetch(digest: str) -> bytes:

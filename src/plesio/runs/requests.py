@@ -18,7 +18,8 @@ from plesio.tasks import Client, Future
 
 ANSWER_S = 60.0
 Row = dict[str, Any]
-ENDED = {"done": "finished", "dead": "failed", "cancelled": "stopped"}  # by the state of its task
+ENDED = ("finished", "failed", "stopped")
+AS_ITS_TASK = {"done": "finished", "dead": "failed", "cancelled": "stopped", "ready": "waiting", "waiting": "waiting"}
 
 
 def start(
@@ -52,7 +53,7 @@ def host(client: Client, run: str, priority: int) -> Future:
 def resume(client: Client, run: str) -> Future:
     """Goes on with one that was stopped or has failed. Raises UserError."""
     row = show(client, run)
-    if row["state"] in ("finished", "running", "submitted"):
+    if row["state"] in ("finished", "running", "waiting") or (row["state"] == "submitted" and row["task"]):
         raise UserError(f"run {run} is {row['state']}; only one that was stopped or has failed can go on")
     return host(client, run, row["priority"])
 
@@ -93,14 +94,16 @@ def _true(client: Client, row: Row) -> Row:
             state = client.ask("task", row["task"])["state"]
         except UserError:
             state = "forgotten"
-        row["state"] = ENDED.get(state, "waiting" if state in ("ready", "waiting") else row["state"])
+        row["state"] = AS_ITS_TASK.get(state, row["state"])
+        if state == "cancelled" and row["hosted"]:
+            row["state"] = "stopping"
     return row
 
 
 def stop(client: Client, run: str) -> None:
     """It commits what is done, and can go on later."""
     row = show(client, run)
-    if row["state"] in ENDED.values():
+    if row["state"] in ENDED:
         raise UserError(f"run {run} is {row['state']} already")
     client.cancel([row["task"]])
 

@@ -5,6 +5,7 @@ Nothing outside a run's folder is told. The code that runs were started with lie
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ RECORD, PROGRESS = "pooled.json", "progress.json"
 PIECE_BYTES = 4 << 20
 OWN = {"@host": 1.0}  # what tasks for the pool's own slot require
 QUEUE, QUESTIONS = "runs", "@questions"  # of runs and their learners; of what is asked here
+hosted: dict[str, asyncio.Lock] = {}  # by run: held while it is hosted, by this process
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -138,7 +140,7 @@ def row(run: str) -> dict[str, Any]:
     record, folder = read(run), folder_of(run)
     path = folder / PROGRESS
     progress = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
-    return {**msgspec.to_builtins(record), **progress}
+    return {**msgspec.to_builtins(record), **progress, "hosted": run in hosted and hosted[run].locked()}
 
 
 async def files(run: str) -> list[tuple[str, int]]:

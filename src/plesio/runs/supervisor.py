@@ -19,7 +19,7 @@ from plesio.core.spec import RunSpec
 from plesio.errors import PlesioError, PortInUse, UserError
 from plesio.launchers.child import die_with_parent
 from plesio.runs import member, shelf
-from plesio.runs.hosting import PoolAddress
+from plesio.runs.hosting import Reach
 from plesio.runtime.crew import Child
 from plesio.runtime.hostsettings import running
 from plesio.runtime.supervisor import Plan, Supervisor, bind
@@ -128,7 +128,7 @@ def main() -> None:
     """Entry of the process."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
-    told = msgspec.json.decode(sys.stdin.buffer.readline(), type=PoolAddress)
+    told = msgspec.json.decode(sys.stdin.buffer.readline(), type=Reach)
     try:
         _supervise(folder, told)
     except PlesioError as error:
@@ -136,7 +136,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _supervise(folder: Path, told: PoolAddress) -> None:
+def _supervise(folder: Path, told: Reach) -> None:
     record = msgspec.json.decode((folder / shelf.RECORD).read_bytes(), type=shelf.Record)
     spec = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunSpec)
     found = running(folder.parent.parent)

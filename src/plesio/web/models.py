@@ -238,7 +238,7 @@ class Run(BaseModel):
     """A training run. until: tokens that it was asked for; live: learners just now; loss: of their last steps."""
 
     run: str
-    state: Literal["submitted", "waiting", "running", "finished", "stopped", "failed"]
+    state: Literal["submitted", "waiting", "running", "stopping", "finished", "stopped", "failed"]
     learners: int
     priority: int
     tokens: int = 0

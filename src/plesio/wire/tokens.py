@@ -26,6 +26,16 @@ def read_or_make(path: Path) -> str:
     return token
 
 
+def keep(path: Path, token: str) -> None:
+    """Writes the token that is known to this file, whatever was in it. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    temporary.replace(path)
+
+
 def read(path: Path) -> str:
     """The token in this file. Raises UserError naming the mend, never the token."""
     try:
