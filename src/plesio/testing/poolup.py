@@ -19,12 +19,11 @@ PLESIO = (sys.executable, "-m", "plesio")
 class PoolUp:
     """Owns the process; `with` ends it and all that it started. Commands are run in `code`, a folder of its own."""
 
-    def __init__(self, folder: Path, workers: int = 2, words: tuple[str, ...] = ()) -> None:
-        self.words = words
+    def __init__(self, folder: Path, workers: int = 2) -> None:
         self.folder, self.workers = folder / "pool", workers
         self.code = folder / "code"
         self.code.mkdir(exist_ok=True)
-        self.port = free_port()
+        self.port, self.http_port = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PoolUp:
@@ -38,7 +37,7 @@ class PoolUp:
         """Starts it, or starts it again, at the same port."""
         command = (
             *PLESIO, "up", "--listen", f"127.0.0.1:{self.port}", "--workers", str(self.workers), "--dir",
-            str(self.folder), *self.words,
+            str(self.folder), "--http", str(self.http_port),
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         slots = self.workers + 1
