@@ -110,7 +110,7 @@ def flow() -> None:
     FLOW.mkdir()
     pool_folder = str(FLOW / "pool")
     pool = subprocess.Popen(command("up", "--dir", pool_folder, "--workers", "2"), stderr=subprocess.DEVNULL)
-    while not (FLOW / "pool" / "address.json").exists():
+    while pool.poll() is None and not (FLOW / "pool" / "address.json").exists():
         time.sleep(0.05)
     client = plesio.attach(pool_folder)
     messages = client.queue("news")
@@ -121,7 +121,7 @@ def flow() -> None:
     run = subprocess.Popen(command(*words, "--every", "8", here.name), cwd=here.parent, stderr=subprocess.DEVNULL)
     beside = client.submit("math:gcd", 12, 18).result()
     print(f"2. a training run of two learners is submitted, and a task beside it, which says {beside}")
-    while not trained(client, 4000):
+    while run.poll() is None and not trained(client, 4000):
         time.sleep(0.5)
     kill_a_learner()
     messages.put("a learner was killed")
