@@ -20,6 +20,26 @@ def test_it_looks_until_there_is_something_or_its_time_is_up() -> None:
     assert look(lambda: "", 0.0) is None
 
 
+def test_who_looks_in_vain_looks_less_and_who_finds_something_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    there = ""
+
+    def count(at: object, for_s: float) -> str:
+        nonlocal looks
+        looks += 1
+        return there
+
+    monkeypatch.setattr(looking, "look", count)
+    looker = looking.Looker()
+    for _ in range(1000):
+        assert not looker.look(lambda: "", 1.0)
+    assert looks < 50
+    assert looker.look(lambda: "there before", 1.0) in ("there before", None)
+    there, looks = "found", 0
+    found = [looker.look(lambda: "", 1.0) for _ in range(1000)]
+    assert looks > 700 and found[-1] == "found" and found.count("found") == looks
+
+
 def test_a_selector_looks_only_where_something_came_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
 

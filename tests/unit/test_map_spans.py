@@ -26,15 +26,18 @@ def lines(count: int, rng: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("sort_by_length", [False, True])
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_is_halved_and_however_late_it_comes_the_order_is_the_input_s(seed: int, sort_by_length: bool) -> None:
+def test_whatever_is_halved_and_however_late_it_comes_the_order_is_the_input_s(
+    seed: int, together: int, sort_by_length: bool
+) -> None:
     rng = random.Random(seed)
     raws = lines(rng.randrange(1, 2 * WINDOW), rng)
     dead = set(rng.sample(raws, len(raws) // 10))
     out, buried, first = b"", b"", 5
-    for pieces in cut(chunks(raws, 64), first, lambda index: index, 64, sort_by_length):
+    for pieces in cut(chunks(raws, 64), first, lambda index: index, 64, sort_by_length, lambda: together):
         span, todo = pieces[0].span, list(pieces)
-        assert span.first == first
+        assert span.first == first and (sort_by_length or len(todo) == 1)
         while todo:
             piece = todo.pop(rng.randrange(len(todo)))
             if len(piece.raws) > 1 and rng.random() < 0.3:
@@ -65,6 +68,12 @@ def test_sorted_batches_are_of_similar_length_and_the_longest_come_first() -> No
     [pieces] = cut(chunks(raws, 50), 0, lambda index: index, 50, True)
     sizes = [[len(raw) for raw in piece.raws] for piece in pieces]
     assert len(pieces) == 20 and [x for each in sizes for x in each] == sorted(map(len, raws), reverse=True)
+
+
+def test_pieces_of_several_batches_are_bounded_in_bytes() -> None:
+    raws = [b"x" * (BATCH_BYTES // 10 - 1) + b"\n"] * 20
+    counts = [[len(piece.raws) for piece in pieces] for pieces in cut(chunks(raws, 2), 0, int, 2, False, lambda: 9)]
+    assert counts == [[6], [6], [6], [2]]
 
 
 def test_a_batch_of_large_records_is_cut_short() -> None:

@@ -23,17 +23,23 @@ LEAST, PER_SLOT = 32, 16  # batches under way
 LOOK_S = 0.25  # the longest wait for some of them
 COUNT_S = 5.0  # between two looks at how many workers there are
 RETRIES = 3  # of a batch that no record of it made fail: a setup on another worker
+TASK_S = 0.1  # of a task: batches that take less go several at a time, so that what each costs the pool does not count
 KILLS = frozenset({outcome.CRASHED, outcome.MEMORY})
 ADRIFT = frozenset({outcome.LOST, outcome.FORGOTTEN})  # perhaps the batch's fault, perhaps the pool's
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What is done to each record. queue: that all its tasks wait in."""
+    """What is done to each record. queue: that all its tasks wait in.
+
+    batch: records that a batched function gets at once; most: of a task, of several batches.
+    """
 
     fn: str
     batched: bool
     form: str
     queue: str
+    batch: int
+    most: int
 
 
 class Flow:
@@ -48,6 +54,7 @@ class Flow:
         self._sizes: deque[int] = deque()  # in batches, of each span
         self._slots = 0
         self._counted_s = -COUNT_S
+        self._record_s = 0.0  # that one takes, as the last tasks tell; 0: nobody knows yet
 
     def run(self, todo: Iterator[list[Piece]]) -> Iterator[Span | None]:
         """The spans, done, in order; None now and then while it waits. Raises TaskFailed for what is no record's fault."""
@@ -64,6 +71,11 @@ class Flow:
             yield None
             if self.begun >= self._most() or not more:
                 self._wait()
+
+    def together(self) -> int:
+        """How many batches go as one task."""
+        records = min(TASK_S / self._record_s, self.call.most) if self._record_s else 1
+        return max(1, int(records / self.call.batch))
 
     def _wait(self) -> None:
         """Until about half of what is under way has ended, or for a while: what is done together costs less."""
@@ -97,8 +109,8 @@ class Flow:
             return
         payload = records.pack(call.form, piece.raws)
         piece.future = self.client.submit(
-            work.APPLY, call.fn, call.batched, call.form, payload, piece.index(), queue=call.queue, priority=priority,
-            retries=RETRIES,
+            work.APPLY, call.fn, call.batched, call.form, call.batch, payload, piece.index(), queue=call.queue,
+            priority=priority, retries=RETRIES,
         )  # fmt: skip
         self.pieces.append(piece)
 
@@ -111,7 +123,8 @@ class Flow:
         for piece in ended:
             error, future, piece.future = piece.future.exception(), piece.future, None
             if error is None:
-                out, dead = future.result()
+                out, dead, took_s = future.result()
+                self._record_s += (took_s / len(piece.raws) - self._record_s) / (4 if self._record_s else 1)
                 piece.span.done(piece, out.tobytes(), dead)
             else:
                 self._failed(piece, error)

@@ -81,7 +81,7 @@ def map_records(
         with _client(pool) as client:
             run = _Run(client, source, output, progress, began_s)
             check(client, name, batched, run.tell)
-            run.go(Call(name, batched, source.form, f"map-{_id(output)}"), batch, sort_by_length)
+            run.go(Call(name, batched, source.form, f"map-{_id(output)}", batch, part_records // 8), sort_by_length)
     seconds = time.monotonic() - began_s
     found = output.found
     rate = (found.records - resumed_from) / seconds
@@ -141,13 +141,14 @@ class _Run:
         self.resumed_from = self.read = output.found.records
         self._told_s = 0.0
 
-    def go(self, call: Call, batch: int, sort_by_length: bool) -> None:
+    def go(self, call: Call, sort_by_length: bool) -> None:
         """Until all is written. What was written stays, whatever is raised."""
         flow, output = Flow(self.client, call), self.output
         output.begin()
         try:
             flow.cancel()  # what a killed run has left in the pool
-            pieces = cut(self._chunks(batch), self.resumed_from, self._position, batch, sort_by_length)
+            chunks = self._chunks(call.batch)
+            pieces = cut(chunks, self.resumed_from, self._position, call.batch, sort_by_length, flow.together)
             for span in flow.run(pieces):
                 if span is not None:
                     output.write(span.out, span.dead, span.count, span.after)

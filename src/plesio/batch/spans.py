@@ -72,18 +72,27 @@ class Piece:
 
 
 def cut(
-    chunks: Iterable[list[Any]], first: int, after: Callable[[int], Any], batch: int, sort_by_length: bool
+    chunks: Iterable[list[Any]],
+    first: int,
+    after: Callable[[int], Any],
+    batch: int,
+    sort_by_length: bool,
+    together: Callable[[], int] = lambda: 1,
 ) -> Iterator[list[Piece]]:
-    """The pieces of one span after the other. chunks: of up to `batch` raw records; a span has one, or a window of them.
+    """The pieces of one span after the other. chunks: of up to `batch` raw records; a span is made of several.
 
-    first: index of the first record; after: where the input is at an index.
+    first: index of the first record; after: where the input is at an index; together: how many batches a piece has now,
+    where records are not sorted.
     """
     held: list[Any] = []
+    held_bytes = 0
     for chunk in chunks:
         held += chunk
-        if not sort_by_length or len(held) >= WINDOW or sum(map(size_bytes, held)) >= WINDOW_BYTES:
+        held_bytes += sum(map(size_bytes, chunk))
+        records, most_bytes = (WINDOW, WINDOW_BYTES) if sort_by_length else (batch * together(), BATCH_BYTES // 2)
+        if len(held) >= records or held_bytes >= most_bytes:
             yield _pieces(Span(first, held, after(first + len(held))), held, batch, sort_by_length)
-            first, held = first + len(held), []
+            first, held, held_bytes = first + len(held), [], 0
     if held:
         yield _pieces(Span(first, held, after(first + len(held))), held, batch, sort_by_length)
 

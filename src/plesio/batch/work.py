@@ -7,6 +7,7 @@ class is made once in each worker's process.
 from __future__ import annotations
 
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,25 +73,28 @@ def check(fn: str, batched: bool) -> str:
     return ""
 
 
-def apply(fn: str, batched: bool, form: str, payload: Any, index: int | list[int]) -> list[Any]:
-    """[JSON lines of the results, as an array of bytes; [[position in the batch, a line of dead.jsonl] of each dead one]].
+def apply(fn: str, batched: bool, form: str, batch: int, payload: Any, index: int | list[int]) -> list[Any]:
+    """[JSON lines of the results, as an array of bytes; [[position, a line of dead.jsonl] of each dead one]; seconds].
 
-    index: of the first record in the input, or of each of them.
+    batch: records that a batched function gets at once; index: of the first in the input, or of each; position: in payload;
+    seconds: that it took, without the setup.
     """
     prepared = prepare(fn, batched)
-    batch = _Batch(form, records.unpack(form, payload), index)
+    began_s = time.monotonic()
+    work = _Work(form, records.unpack(form, payload), index)
     if prepared.batched:
-        batch.call_together(prepared.call)
+        for first in range(0, len(work.raws), batch):
+            work.call_together(prepared.call, range(first, min(first + batch, len(work.raws))))
     else:
-        batch.call_each(prepared.call)
-    batch.dead.sort()
-    out = b"\n".join([*batch.lines, b""])
+        work.call_each(prepared.call)
+    work.dead.sort()
+    out = b"\n".join([*work.lines, b""])
     if len(out) > records.MOST_BYTES:
-        raise MemoryError  # the batch is halved
-    return [records.as_array(out), batch.dead]
+        raise MemoryError  # it is halved
+    return [records.as_array(out), work.dead, time.monotonic() - began_s]
 
 
-class _Batch:
+class _Work:
     """The raw records of one call, and what became of them."""
 
     def __init__(self, form: str, raws: list[Any], index: int | list[int]) -> None:
@@ -113,12 +117,12 @@ class _Batch:
                 kind = records.UNREADABLE if record is _NOTHING else records.RAISED
                 self._bury(position, kind if value is _NOTHING else records.RESULT, error)
 
-    def call_together(self, call: Callable[[Any], Any]) -> None:
-        """All at once; when that raises, one by one."""
+    def call_together(self, call: Callable[[Any], Any], positions: range) -> None:
+        """These at once; when that raises, one by one."""
         read, there, batch = records.READERS[self.form], [], []
-        for position, raw in enumerate(self.raws):
+        for position in positions:
             try:
-                batch.append(read(raw))
+                batch.append(read(self.raws[position]))
                 there.append(position)
             except BY_USER as error:
                 self._bury(position, records.UNREADABLE, error)

@@ -17,7 +17,7 @@ import msgspec
 from plesio.errors import PlesioError, WireError
 from plesio.wire.frames import BEFORE_AUTH, HEADER, Limits, lengths
 from plesio.wire.greeting import AUTH_DEADLINE_S, CONNECT_S, PROTOCOL_VERSION, Answer, Greeting, refusal, set_options
-from plesio.wire.looking import look
+from plesio.wire.looking import Looker
 
 if TYPE_CHECKING:
     from plesio.wire.tls import Tls
@@ -38,6 +38,7 @@ class BlockingChannel:
         self.limits = limits
         self.patient = False  # does the system itself end a `recv` after PATIENCE_S?
         self._talks = False  # did something short come last time? Then the next answer may be near
+        self._looker = Looker()
         self._buffer = bytearray()
         self._sending = threading.Lock()
         self._poll = select.poll()
@@ -66,7 +67,7 @@ class BlockingChannel:
     def wait(self, timeout_s: float) -> list[bytes]:
         """What has come, or comes within `timeout_s`: as `ready` and `receive`, with fewer calls of the system."""
         if self.patient and timeout_s >= PATIENCE_S:
-            data = look(self._peek, LOOK_S) if self._talks else None
+            data = self._looker.look(self._peek, LOOK_S) if self._talks else None
             return self.receive() if data is None else self._bodies(data)
         return self.receive() if self.ready(timeout_s) else []
 
