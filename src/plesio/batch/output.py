@@ -160,7 +160,7 @@ class Output:
 
     def write(self, out: bytes, dead: list[bytes], count: int, after: Position) -> None:
         """What comes next: lines of results, those of the dead, of so many records; behind them the input is at `after`."""
-        with _told(self.folder):
+        with self._writing():
             if self._part is None:
                 self._part = (self.folder / OPEN).open("wb")
                 self._began_s = time.monotonic()
@@ -173,6 +173,19 @@ class Output:
             self._next = after
             if self._records >= self.part_records or time.monotonic() - self._began_s > PART_S:
                 self._finish_part()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises OutputFailed, and gives the open part up: nobody knows how much of it was written."""
+        try:
+            with _told(self.folder):
+                yield
+        except OutputFailed:
+            part, self._part = self._part, None
+            if part is not None:
+                with contextlib.suppress(OSError):
+                    part.close()
+            raise
 
     def _finish_part(self) -> None:
         if self._part is None:
@@ -199,7 +212,7 @@ class Output:
 
     def end(self) -> None:
         """All is written."""
-        with _told(self.folder):
+        with self._writing():
             self._finish_part()
             self._tell(End(self.found.records))
             _sync_folder(self.folder)
