@@ -255,6 +255,16 @@ def test_a_mistake_is_one_line_and_starts_no_pool(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_pool_of_its_own_that_cannot_write_its_journal_is_told_of_in_words(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "x": "x" * 100}) + "\n" for i in range(20_000)))
+    failed = subprocess.run(
+        [*PLESIO, "map", fn("same"), "in.jsonl", "--out", "out"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=WAIT_S, check=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )  # fmt: skip
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    assert "the journal" in failed.stderr.splitlines()[-1] and "disk" in failed.stderr.splitlines()[-1]
+
+
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(client: Client, pool: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "x": "x" * (100 if i >= 10_000 else 0)} for i in range(20_000)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

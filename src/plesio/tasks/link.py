@@ -479,7 +479,7 @@ class Link:
         patience_s = FIRST_S if lost is None else None
         try:
             answer = dial(self.address, self._hello, lambda: self._closed, patience_s)
-        except AccessRefused as error:
+        except (AccessRefused, WireError) as error:  # it will never answer again
             self._error = error
             self._end_all(error)
             if lost is None:
