@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lint bench soak clean
+.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos everything lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -39,6 +39,10 @@ chaos: setup
 # about fifteen minutes: 50 seeded schedules of real faults under tasks, and 50 under messages
 pool-chaos: setup
 	$(BIN)/python -m plesio.testing.poolchaos --seeds 50 --out benchmarks/results/pool_chaos.json
+
+# about twenty minutes: 20 seeded schedules of kills under a run, a map, two queues, a lock and urgent tasks in one pool
+everything: setup
+	$(BIN)/python -m plesio.testing.everything --seeds 20 --out benchmarks/results/everything.json
 
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup

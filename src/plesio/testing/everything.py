@@ -27,6 +27,7 @@ from plesio.tasks.client import Client
 from plesio.tasks.embedded import attach
 from plesio.testing.poolcrew import children
 from plesio.testing.poolup import PoolUp, descendants
+from plesio.testing.poolverdict import read_facts, troubles
 from plesio.testing.waiting import Hung
 
 STEADY = Path(__file__).parents[3] / "tests" / "scripts" / "steady.py"
@@ -89,6 +90,7 @@ class Everything:
                 if thread.is_alive():
                     self.wrong.append(f"{thread.name} hangs")
             self._judge()
+        self.wrong += troubles(read_facts(self.pool.folder))
         return {"killed": self.killed, "problems": self.wrong, "wall_s": round(time.monotonic() - began_s, 1)}
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from plesio.core.pool import facts as f
+from plesio.core.pool.book import Call
 from plesio.core.pool.state import Durable, apply
 from plesio.core.taskbook import TaskState
+from plesio.policies.aging import Aging
 from plesio.runtime.journal import POOL, Journal
 from plesio.stores.sqlite import SqliteStore
+
+ORDER = Aging()  # of a pool
 
 
 def read_facts(folder: Path) -> list[f.AnyFact]:
@@ -33,7 +37,8 @@ def read_facts(folder: Path) -> list[f.AnyFact]:
 def troubles(facts: list[f.AnyFact]) -> list[str]:
     """What must not be, in words; empty when all is well.
 
-    Each task ends once. Whatever is leased was the oldest of its lane that nobody had and that might begin.
+    Each task ends once. Whatever is leased was the oldest of its lane that nobody had and that might begin, and no task of
+    another priority that the same slots may take came before it.
     """
     state, ends, found = Durable(), Counter[int](), []
     for fact in facts:
@@ -60,4 +65,20 @@ def _out_of_order(state: Durable, id: int) -> list[str]:
         return [f"task {id} is leased while it is {call.state}"]
     if head is not None and head.order < call.order:
         return [f"task {id} is leased before {head.id}, which came before it"]
-    return []
+    return _overtakes(state, call)
+
+
+def _overtakes(state: Durable, call: Call) -> list[str]:
+    """Is it leased before another of its queue, or for the same slots, whose priority and age are before its own?"""
+    own, found = state.book.lane(call.recipe), []
+    for lane in state.book.lanes.values():
+        head = lane.head()
+        rivals = lane.requires == own.requires and (own.for_slots or lane.queue == own.queue)
+        if head is None or not rivals:
+            continue
+        settings = state.book.queues[lane.queue].settings
+        if settings.paused or settings.rate_per_s > 0:
+            continue
+        if ORDER.rank(lane.priority, head.at_s) < ORDER.rank(own.priority, call.at_s):
+            found.append(f"task {call.id} of priority {own.priority} is leased before {head.id} of {lane.priority}")
+    return found
