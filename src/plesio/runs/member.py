@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
 
 from plesio.errors import PlesioError
 from plesio.launchers import logs
+from plesio.launchers.backoff import Backoff
 from plesio.launchers.child import die_with_parent
 from plesio.runs import code
 from plesio.runs.shelf import OWN, QUESTIONS
 from plesio.runtime import here
+from plesio.runtime.crew import GIVE_UP_AFTER, HEALTHY_S
 from plesio.runtime.hostsettings import near
 from plesio.tasks.client import Client
 from plesio.tasks.dialling import Address
@@ -40,7 +43,10 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learner(told: dict[str, object]) -> str:
-    """Takes part until the run is over. Raises PlesioError with the script's error; `Stopped` when it was told to leave."""
+    """Takes part until the run is over. Raises PlesioError with the script's error; `Stopped` when it was told to leave.
+
+    A learner's process that was killed is started again, unless that happens again and again.
+    """
     known = msgspec.convert(told, Membership)
     slot, tls = here.slot(), here.tls()
     scratch = Path(slot.logs).parent / "members" / known.run
@@ -58,15 +64,23 @@ def learner(told: dict[str, object]) -> str:
     at, files = f"{slot.host}:{slot.port}", tls.text if tls is not None else ""
     pool = here.PoolAddress(at, str(token_file), files, known.priority)
     parent = os.getpid()
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **pool.environment()}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            preexec_fn=lambda: die_with_parent(parent),
-        )  # fmt: skip
-    if _until_it_ends(process):
-        said = logs.last_line(log).removeprefix("plesio: ")
-        raise PlesioError(said or f"{known.name} ended with code {process.returncode}")
-    return known.name
+    failures, backoff = 0, Backoff()
+    while True:
+        began_s = time.monotonic()
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                command, cwd=folder, env={**os.environ, **pool.environment()}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                preexec_fn=lambda: die_with_parent(parent),
+            )  # fmt: skip
+        ended = _until_it_ends(process)
+        if not ended:
+            return known.name
+        failures = 1 if time.monotonic() - began_s > HEALTHY_S else failures + 1
+        if ended > 0:
+            raise PlesioError(logs.last_line(log).removeprefix("plesio: ") or f"{known.name} ended with code {ended}")
+        if failures > GIVE_UP_AFTER:
+            raise PlesioError(f"{known.name} was killed {failures} times in a row, by signal {-ended} now")
+        time.sleep(backoff.next(failures - 1))
 
 
 def _until_it_ends(process: subprocess.Popen[bytes]) -> int:

@@ -194,7 +194,7 @@ class Everything:
             if client.counter("n").get() != self.added:
                 self.wrong.append(f"the counter: {client.counter('n').get()}, and {self.added} were added")
             dead = [row for row in client.ask("tasks", "dead") if "runs.shelf" not in row["fn"]]
-            self.wrong += [f"task {row['id']} is dead: {row['kind']}" for row in dead]
+            self.wrong += [f"task {row['id']}, {row['fn']}, is dead: {row['kind']}: {row['message']}" for row in dead]
 
 
 def parent(pid: int) -> int:
