@@ -64,12 +64,13 @@ def learner(told: dict[str, object]) -> str:
     at, files = f"{slot.host}:{slot.port}", tls.text if tls is not None else ""
     pool = here.PoolAddress(at, str(token_file), files, known.priority)
     parent = os.getpid()
+    environment = {**os.environ, **pool.environment()}
     failures, backoff = 0, Backoff()
     while True:
         began_s = time.monotonic()
         with log.open("ab") as out:
             process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, **pool.environment()}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 preexec_fn=lambda: die_with_parent(parent),
             )  # fmt: skip
         ended = _until_it_ends(process)
