@@ -16,6 +16,14 @@ CODECS: dict[str, str] = {
     "bf16": "plesio.codecs.cast:Bf16",
     "fp16": "plesio.codecs.cast:Fp16",
     "int8": "plesio.codecs.int8:Int8",
+    "int4": "plesio.codecs.int4:Int4",
+    "int2": "plesio.codecs.int2:Int2",
+    "nf4": "plesio.codecs.nf4:NF4",
+    "codebook": "plesio.codecs.codebook:Codebook",
+    "sign": "plesio.codecs.sign:Sign",
+    "topk": "plesio.codecs.topk:TopK",
+    "randomk": "plesio.codecs.randomk:RandomK",
+    "powersgd": "plesio.codecs.powersgd:PowerSGD",
 }
 
 STRATEGIES: dict[str, str] = {

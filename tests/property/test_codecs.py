@@ -15,7 +15,10 @@ values = st.floats(-1e4, 1e4, width=32)
 runs = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(values, min_size=n, max_size=n), min_size=1, max_size=8))
 # the residual is float32 even for bfloat16 inputs, so what bfloat16 rounds away is kept too
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-2, torch.bfloat16: 1e-2}
-whole = st.sampled_from(["none", "bf16", "fp16", "int8(4)", "bf16+int8(4)"])
+whole = st.sampled_from(
+    ["none", "bf16", "fp16", "int8(4)", "bf16+int8(4)", "int4(8)", "int2(8)", "nf4(8)", "codebook(16, 8)", "sign(8)",
+     "topk(1/2)", "topk(1/4)+int2(8)", "randomk(1/2)", "randomk(1/3)+int8(4)", "powersgd(1)"]
+)  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
@@ -52,9 +55,12 @@ def packet_bytes(text: str, tensor: Tensor) -> bytes:
 
 samples = [
     packet_bytes(text, torch.arange(12, dtype=dtype).view(3, 4) - 5)
-    for text in ("none", "bf16", "fp16", "int8(4)", "bf16+int8")
+    for text in (
+        "none", "bf16", "fp16", "int8(4)", "bf16+int8", "int4(8)", "int2(8)", "nf4(8)", "codebook(16, 8)", "sign(8)",
+        "topk(1/4)", "topk(1/2)+int4(8)", "randomk(1/2)", "powersgd(1)", "powersgd(1)+int8(4)",
+    )
     for dtype in (torch.float32, torch.float16)
-]
+]  # fmt: skip
 
 
 def decode_or_refuse(data: bytes) -> None:

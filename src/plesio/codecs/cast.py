@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Payload, Stage, fill
+from plesio.codecs.base import CHUNK, Stage, fill
+from plesio.codecs.packets import Payload
 from plesio.errors import CodecError
 
 
@@ -25,7 +26,7 @@ class Cast(Stage):
         """See Stage.payload_bytes."""
         return numel * (self.target or dtype).itemsize
 
-    def write(self, flat: Tensor, payload: Tensor) -> None:
+    def write(self, flat: Tensor, payload: Tensor, state: Any) -> None:
         """See Stage.write. Raises CodecError when a finite value overflows the target."""
         out = payload.view(self.target or flat.dtype)
         for start in range(0, flat.numel(), CHUNK):

@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import Codec, Packet, Stage, accumulate, decode, packet_bytes
+from plesio.codecs.base import Codec, Stage, encode
+from plesio.codecs.packets import Packet, check_order, completed, packet_bytes
+from plesio.codecs.reading import accumulate
 from plesio.errors import CodecError, UserError
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Chain:
-    """Each link encodes what the one before decodes to; the last link's payload travels, all links are named.
+    """Each link encodes what the one before hands on: the values it picked, or what it would be read as.
 
     Links are registered codecs. ErrorFeedback is no link (there it would do nothing): it wraps the chain.
     """
@@ -32,7 +33,8 @@ class Chain:
         wrong = [link for link in links if not isinstance(link, Stage)]
         if wrong or not links:
             raise UserError(f"a chain links registered codecs, not {wrong}; feedback goes around: ef(a+b)")
-        object.__setattr__(self, "links", links)
+        object.__setattr__(self, "links", tuple(completed(links)))
+        check_order(self.links)
 
     def __repr__(self) -> str:
         return "+".join(map(repr, self.links))
@@ -44,18 +46,15 @@ class Chain:
 
     def init(self, like: Tensor) -> tuple[Any, ...]:
         """One state a link."""
-        return tuple(link.init(like) for link in self.links)  # type: ignore[func-returns-value]
+        states = []
+        for link in self.links:
+            states.append(link.init(like))
+            like = like.new_zeros(()).expand(link.inner_shape(tuple(like.shape)))
+        return tuple(states)
 
     def encode(self, tensor: Tensor, state: tuple[Any, ...]) -> tuple[Packet, tuple[Any, ...]]:
         """See Codec.encode. state: one a link."""
-        packet, first = self.links[0].encode(tensor, state[0])
-        states: list[Any] = [first]
-        stages = packet.stages
-        for link, before in zip(self.links[1:], state[1:], strict=True):
-            packet, after = link.encode(decode(packet), before)
-            states.append(after)
-            stages += packet.stages
-        return msgspec.structs.replace(packet, stages=stages), tuple(states)
+        return encode(self.links, tensor, state)
 
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """See Codec.wire_bytes."""

@@ -1,97 +1,49 @@
-"""Int8: each block as int8 multiples of one float32 scale, absmax / 127 (8.13 bits a value at block 256).
-
-Payload: scales (blocks,) float32, then codes (numel,) int8. NaN and Inf are refused. It does not round
-stochastically; wrap it in ErrorFeedback for the bias.
-"""
+"""Int8: each block as int8 multiples of one float32 scale, absmax / 127 (8.13 bits a value at block 256)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Payload, Stage, fill
-from plesio.errors import CodecError, UserError
+from plesio.codecs.blocks import TINY, Blocks, largest
+from plesio.codecs.packets import Payload
 
 LEVELS = 127
-MAX_BLOCK = CHUNK
-# No scale is below the smallest normal float32, so that none loses its precision or is flushed to zero.
-MIN_SCALE = torch.finfo(torch.float32).tiny
+MIN_SCALE = TINY
 # A scale keeps 17 of its 24 bits: then code * scale is exact in float32, so decoding is the same on every
 # device, and encoding a decoded tensor finds the same scale: idempotent to the last bit.
 SCALE_BITS = -(1 << 7)
 
 
 @dataclass(frozen=True, repr=False)
-class Int8(Stage):
+class Int8(Blocks):
     """Linear absmax quantisation, half to even; the error is at most scale / 2 (plus the dtype's rounding).
 
-    block: values a scale, 1 to 262144.
+    block: values a scale, 1 to 262144. A code is two's complement.
     """
 
     block: int = 256
     name: ClassVar[str] = "int8"
-    always_finite: ClassVar[bool] = True
+    bits: ClassVar[int] = 8
+    wide: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.block <= MAX_BLOCK:
-            raise UserError(f"codec 'int8' needs a block of 1 to {MAX_BLOCK} values, not {self.block}")
+    def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
+        """See Blocks.quantise."""
+        scales = largest(rows) / LEVELS
+        scales.view(torch.int32).bitwise_and_(SCALE_BITS)
+        finite = scales.isfinite()
+        scales = torch.where(finite, scales.clamp(min=MIN_SCALE), scales)
+        codes = (rows * (1.0 / scales)[:, None]).round_().to(torch.int8)
+        return scales, codes.view(torch.uint8)
 
-    def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
-        """See Stage.payload_bytes."""
-        return 4 * self._blocks(numel) + numel
+    def levels(self, head: Payload) -> Tensor:
+        """See Blocks.levels. -128 is never written, but a stranger may send it."""
+        return torch.arange(256, dtype=torch.uint8).view(torch.int8).float().clamp_(min=-LEVELS)
 
-    def write(self, flat: Tensor, payload: Tensor) -> None:
-        """See Stage.write. Raises CodecError for NaN, Inf, and values beyond float32."""
-        numel, step = flat.numel(), self._step()
-        split = 4 * self._blocks(numel)
-        scales, codes = payload[:split].view(torch.float32), payload[split:].view(torch.int8)
-        work = torch.empty(self._blocks(min(step, numel)) * self.block)
-        for start in range(0, numel, step):
-            part, out = flat[start : start + step], codes[start : start + step]
-            values = work[: self._blocks(len(part)) * self.block]
-            values[: len(part)] = part
-            values[len(part) :] = 0
-            rows = values.view(-1, self.block)
-            scale = scales[start // self.block :][: len(rows)]
-            low, high = torch.aminmax(rows, dim=1)
-            scale.copy_(torch.maximum(-low, high).div_(LEVELS))
-            if not bool(scale.isfinite().all()):
-                raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
-            scale.view(torch.int32).bitwise_and_(SCALE_BITS)
-            scale.clamp_(min=MIN_SCALE)
-            rows.div_(scale[:, None]).round_()
-            out.copy_(values[: len(part)])
-
-    def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """See Stage.read."""
-        step = self._step()
-        scales = self._scales(payload, numel)
-        codes = torch.empty(min(step, numel), dtype=torch.int8)
-        work = torch.empty(self._blocks(min(step, numel)) * self.block)
-        for start in range(0, numel, step):
-            part = fill(codes[: numel - start], payload, 4 * len(scales) + start)
-            values = work[: self._blocks(len(part)) * self.block]
-            values[: len(part)] = part
-            values.clamp_(min=-LEVELS)  # -128 is never written, but a stranger may send it
-            rows = values.view(-1, self.block)
-            rows.mul_(scales[start // self.block :][: len(rows), None])
-            yield start, values[: len(part)].to(dtype)
-
-    def check(self, payload: Payload, numel: int, dtype: torch.dtype) -> None:
-        """Raises CodecError unless every scale is positive and its largest multiple finite in dtype."""
-        scales = self._scales(payload, numel)
-        if not bool(((scales > 0) & (scales * LEVELS).to(dtype).isfinite()).all()):
-            raise CodecError(f"codec {self!r} met a scale that is not finite and positive")
-
-    def _scales(self, payload: Payload, numel: int) -> Tensor:
-        return fill(torch.empty(self._blocks(numel)), payload, 0)
-
-    def _blocks(self, numel: int) -> int:
-        return -(-numel // self.block)
-
-    def _step(self) -> int:
-        return CHUNK // self.block * self.block
+    def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
+        """See Blocks.quantise_compiled."""
+        found: int = compiled.spread(compiled.encode_int8(self.block), [rows, scales, codes])
+        return found

@@ -1,4 +1,4 @@
-"""Codecs as text, for the command line and the journal: "none", "int8(128)", "bf16+int8", "ef(int8, 0.9)".
+"""Codecs as text, for the command line and the journal: "none", "int8(128)", "topk(1/64)+int4", "ef(int8, 0.9)".
 
 `repr` of a codec is its text. It is not a language: names come from the registry, arguments are numbers.
 """
@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from fractions import Fraction
 from typing import TypeVar
 
-from plesio.codecs.base import Codec, Stage, stage
+from plesio import registry
+from plesio.codecs.base import Codec, Stage
 from plesio.codecs.compose import Chain, ErrorFeedback
 from plesio.errors import UserError
 
 _TERM = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.ASCII)
-N = TypeVar("N", int, float)
+N = TypeVar("N")
 
 
 def parse(text: str) -> Codec:
@@ -32,15 +35,25 @@ def _stage(term: str) -> Stage:
     match = _TERM.fullmatch(term)
     if match is None or match[1] == "ef":
         raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), a+b, or ef(a+b)")
-    arguments = match[2].split(",") if match[2] else []
-    return stage(match[1], tuple(_number(a, term, int) for a in arguments))
+    kind = registry.load(registry.CODECS, "codec", match[1])
+    arguments = [_number(a, term, _whole_or_part) for a in match[2].split(",")] if match[2] else []
+    try:
+        made: Stage = kind(*arguments)
+    except TypeError:
+        raise UserError(f"codec {match[1]!r} does not take ({match[2]}); its default is {kind()!r}") from None
+    return made
 
 
-def _number(word: str, text: str, kind: type[N]) -> N:
+def _whole_or_part(word: str) -> int | Fraction:
+    found = Fraction(word)
+    return int(found) if found.denominator == 1 else found
+
+
+def _number(word: str, text: str, kind: Callable[[str], N]) -> N:
     try:
         return kind(word)
-    except ValueError:
-        raise UserError(f"codec {text!r}: {word.strip()!r} is no {kind.__name__}") from None
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"codec {text!r}: {word.strip()!r} is no number") from None
 
 
 def _split(text: str, at: str) -> list[str]:

@@ -12,7 +12,7 @@ import msgspec
 from torch import Tensor
 
 from plesio import codecs
-from plesio.codecs.base import Packet
+from plesio.codecs.packets import Packet
 from plesio.errors import CodecError
 from plesio.records import Contribution, Version
 from plesio.runtime import buffers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plesio import codecs
-from plesio.codecs.base import Packet
+from plesio.codecs.packets import Packet
 from plesio.core.effects import CloseRound
 from plesio.errors import CodecError
 from plesio.records import Version

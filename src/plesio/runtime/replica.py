@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plesio import codecs
-from plesio.codecs.base import Packet
+from plesio.codecs.packets import Packet
 from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state
 from plesio.runtime.optimizers import BoundOptimizer

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from plesio.codecs.base import Packet
+from plesio.codecs.packets import Packet
 from plesio.core import effects as e
 from plesio.core import ledger
 from plesio.core import stimuli as s

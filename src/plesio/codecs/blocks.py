@@ -1,0 +1,238 @@
+"""Quantisers of blocks: so many neighbours share a scale, and each is a code of a few bits.
+
+Payload: a head of the codec's own, if it has one, then scales (blocks, of 16 or 32 bits), then codes, the first in the
+lowest bits of a byte. The last block is filled up with zeros, which are not sent. NaN and Inf are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plesio.codecs.base import CHUNK, Stage
+from plesio.codecs.packets import Payload, Shape
+from plesio.errors import CodecError, UserError
+
+FEW = 1 << 12  # values for which nothing is compiled
+MAX_BLOCK = CHUNK
+ROUNDED_UP = 1 + 2**-7  # what a scale of 16 bits may be beyond the exact one
+TOP = float(np.finfo(np.float32).max)
+TINY = float(np.finfo(np.float32).tiny)  # no scale but 0 is smaller, so that none loses its precision or is flushed to zero
+
+
+@functools.cache
+def kernels() -> Any:
+    """The module of compiled loops; None where numba is missing, which is said once."""
+    try:
+        from plesio.codecs import kernels as compiled
+    except ImportError as error:
+        print(f"plesio: codecs take their slower path, in torch: {error}; pip install numba", file=sys.stderr)
+        return None
+    return compiled
+
+
+@dataclass(frozen=True, repr=False)
+class Blocks(Stage):
+    """Contract of the quantisers below. block: values a scale; a multiple of 8 where codes have fewer than 8 bits."""
+
+    block: int
+    bits: ClassVar[int]
+    wide: ClassVar[bool] = False  # are scales float32? Else the upper 16 bits of one
+    head_bytes: ClassVar[int] = 0
+    always_finite: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        unit = 8 if self.bits < 8 else 1
+        if not 1 <= self.block <= MAX_BLOCK or self.block % unit:
+            rule = f"a multiple of 8 up to {MAX_BLOCK}" if unit > 1 else f"1 to {MAX_BLOCK}"
+            raise UserError(f"codec {self.name!r} needs a block of {rule} values, not {self.block}")
+
+    # -- what each of them decides
+
+    @abstractmethod
+    def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
+        """(scales: (n,) float32, which their bits can hold; codes: (n, block) uint8) of rows: (n, block) float32.
+
+        short: how many zeros fill up the last row.
+        """
+
+    @abstractmethod
+    def levels(self, head: Payload) -> Tensor:
+        """(2^bits,) float32: what each code stands for, at scale 1."""
+
+    @abstractmethod
+    def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
+        """The same by a compiled loop, into scales and codes as they are sent. The number of a bad row, or -1."""
+
+    def prepare(self, flat: Tensor, head: Tensor, state: Any) -> Any:
+        """Fills head: (head_bytes,) uint8. The next state."""
+        return None
+
+    # -- what all do
+
+    def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
+        """See Stage.payload_bytes."""
+        return self._codes_at(numel) + -(-numel * self.bits // 8)
+
+    def write(self, flat: Tensor, payload: Tensor, state: Any) -> Any:
+        """See Stage.write. Raises CodecError for NaN, Inf, and values beyond float32."""
+        numel, split = flat.numel(), self._codes_at(flat.numel())
+        head, codes = payload[: self.head_bytes], payload[split:]
+        after = self.prepare(flat, head, state)
+        scales = payload.numpy()[self.head_bytes : split].view(np.float32 if self.wide else np.uint16)
+        step = CHUNK // self.block * self.block
+        compiled = kernels() if flat.device.type == "cpu" and numel >= FEW else None
+        if compiled is not None and flat.dtype == torch.float32 and flat.is_contiguous():
+            step = numel // self.block * self.block or step
+        for start in range(0, numel, step):
+            part = flat[start : start + step].to(torch.float32).contiguous()
+            short = -len(part) % self.block
+            if short:
+                part = torch.nn.functional.pad(part, (0, short))
+            rows = part.view(-1, self.block)
+            own = scales[start // self.block :][: len(rows)]
+            begin = start * self.bits // 8
+            sent = codes[begin : begin + -(-min(step, numel - start) * self.bits // 8)]
+            self._write_rows(compiled, rows, own, sent, head, short)
+        return after
+
+    def _write_rows(
+        self, compiled: Any, rows: Tensor, scales: Any, sent: Tensor, head: Tensor, short: int
+    ) -> None:
+        whole = rows.numel() * self.bits // 8
+        if compiled is not None:
+            room = sent if len(sent) == whole else torch.empty(whole, dtype=torch.uint8)
+            places = room.numpy().reshape(len(rows), -1)
+            if self.quantise_compiled(compiled, rows.numpy(), scales, places, head.numpy(), short) != -1:
+                raise self._refusal()
+            codes = room
+        else:
+            found, codes = self.quantise(rows, head, short)
+            if not bool(found.isfinite().all()):
+                raise self._refusal()
+            exact = found.cpu().numpy()
+            scales[:] = exact if self.wide else exact.view(np.uint32) >> 16
+            codes = pack(codes.cpu(), self.bits)
+        if codes.data_ptr() != sent.data_ptr():
+            sent.copy_(codes[: len(sent)])
+
+    def _refusal(self) -> CodecError:
+        return CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
+
+    def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """See Stage.read."""
+        step = CHUNK // self.block * self.block
+        work = torch.empty(min(step, -(-numel // self.block) * self.block))
+        for start in range(0, numel, step):
+            values = work[: min(step, numel - start)]
+            self._read_rows(payload, numel, start, values, None)
+            yield start, narrowed(values, dtype)
+
+    def read_into(self, payload: Payload, out: Tensor) -> None:
+        """See Stage.read_into."""
+        if out.dtype == torch.float32 and out.device.type == "cpu":
+            self._read_rows(payload, out.numel(), 0, out, None)
+        else:
+            super().read_into(payload, out)
+
+    def add_into(self, payload: Payload, into: Tensor, weight: float, dtype: torch.dtype) -> None:
+        """See Stage.add_into."""
+        if into.dtype == dtype == torch.float32 and into.device.type == "cpu":
+            self._read_rows(payload, into.numel(), 0, into, weight)
+        else:
+            super().add_into(payload, into, weight, dtype)
+
+    def _read_rows(self, payload: Payload, numel: int, start: int, out: Tensor, weight: float | None) -> None:
+        """out: (k,) float32 is set to the values from `start`, a multiple of block; or weight times them are added."""
+        stop = start + len(out)
+        first, last = start // self.block, -(-stop // self.block)
+        scales = self.scales(payload, numel)[first:last]
+        raw = np.frombuffer(payload, np.uint8)[self._codes_at(numel) :]
+        codes = raw[start * self.bits // 8 : -(-stop * self.bits // 8)]
+        levels = self.levels(payload[: self.head_bytes])
+        compiled = kernels() if numel >= FEW else None
+        whole = len(out) // self.block if compiled is not None else 0
+        if compiled is not None and whole:
+            places = codes[: whole * self.block * self.bits // 8].reshape(whole, -1)
+            rows = out[: whole * self.block].numpy().reshape(whole, -1)
+            compiled.decode(self.block, self.bits, scales[:whole].numpy(), places, rows, levels, weight)
+        if rest := len(out) - whole * self.block:
+            found = unpack(torch.from_numpy(codes[whole * self.block * self.bits // 8 :].copy()), self.bits)[:rest]
+            values = levels[found.int()] * scales[whole:].repeat_interleave(self.block)[:rest]
+            tail = out[whole * self.block :]
+            if weight is None:
+                tail.copy_(values)
+            else:
+                tail.add_(values, alpha=weight)
+
+    def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
+        """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
+        scales, levels = self.scales(payload, int(np.prod(shape))), self.levels(payload[: self.head_bytes])
+        most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
+        if not bool(((scales >= 0) & (scales.double() * float(levels.abs().max()) <= most)).all()):
+            raise CodecError(f"codec {self!r} met a scale that is not finite and positive")
+
+    def scales(self, payload: Payload, numel: int) -> Tensor:
+        """(blocks,) float32."""
+        raw = np.frombuffer(payload, np.uint8)[self.head_bytes : self._codes_at(numel)].copy()
+        if self.wide:
+            return torch.from_numpy(raw.view(np.float32))
+        return torch.from_numpy((raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
+
+    def _codes_at(self, numel: int) -> int:
+        return self.head_bytes + (4 if self.wide else 2) * -(-numel // self.block)
+
+
+def largest(rows: Tensor) -> Tensor:
+    """(n,): of each row the largest magnitude; NaN and Inf stay what they are."""
+    low, high = torch.aminmax(rows, dim=1)
+    return torch.maximum(-low, high)
+
+
+def rounded(scales: Tensor, top: Tensor, levels: int) -> Tensor:
+    """Scales, (n,) float32, of which 16 bits remain: 0 where top, a block's largest magnitude, is 0, else normal numbers."""
+    most = int(np.float32(np.float32(TOP) / np.float32(levels)).view(np.int32)) & ~0xFFFF
+    least = int(np.float32(TINY).view(np.int32))
+    bits = ((scales.view(torch.int32) + 0x8000) & -0x10000).clamp(least, most).view(torch.float32)
+    return torch.where(top.isfinite(), torch.where(top == 0, 0.0, bits), top)
+
+
+def inverse(scales: Tensor) -> Tensor:
+    """(n, 1): 1 / scale, 0 for 0."""
+    return torch.where(scales > 0, 1.0 / scales, 0.0)[:, None]
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values as dtype; a level beyond its largest number becomes that."""
+    if dtype in (torch.float32, torch.float64):
+        return values.to(dtype)
+    most = torch.finfo(dtype).max
+    return values.clamp(-most, most).to(dtype)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """(n * bits / 8,) uint8 of codes: (n,) or (rows, block) uint8, n a multiple of 8."""
+    flat = codes.reshape(-1)
+    if bits == 8:
+        return flat
+    groups = flat.view(-1, 8 // bits)
+    found = groups[:, 0].clone()
+    for k in range(1, 8 // bits):
+        found |= groups[:, k] << (k * bits)
+    return found
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """(n * 8 / bits,) uint8: the inverse."""
+    if bits == 8:
+        return packed
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+    return ((packed[:, None] >> shifts) & ((1 << bits) - 1)).view(-1)

@@ -1,0 +1,100 @@
+"""Int2: a sign and one of two magnitudes a value, and the two magnitudes of each block (2.25 bits a value at block 128).
+
+The magnitudes are the means of the smaller and the larger half, as two steps of Lloyd's method find them: near the
+best four levels for values of any distribution, those that a top-k leaves as well. The mean squared error of normally
+distributed values is .12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plesio.codecs.base import CHUNK, Stage
+from plesio.codecs.blocks import MAX_BLOCK, largest, narrowed, pack, rounded, unpack
+from plesio.codecs.packets import Payload, Shape
+from plesio.errors import CodecError, UserError
+
+STEPS = 2
+
+
+@dataclass(frozen=True, repr=False)
+class Int2(Stage):
+    """Payload: (smaller, larger) magnitude of each block in 16 bits each, then codes: 2 for a plus, 1 for the larger."""
+
+    block: int = 128
+    name: ClassVar[str] = "int2"
+    always_finite: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.block <= MAX_BLOCK or self.block % 8:
+            raise UserError(f"codec 'int2' needs a block of a multiple of 8 up to {MAX_BLOCK} values, not {self.block}")
+
+    def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
+        """See Stage.payload_bytes."""
+        return 4 * self._blocks(numel) + -(-numel // 4)
+
+    def write(self, flat: Tensor, payload: Tensor, state: Any) -> None:
+        """See Stage.write. Raises CodecError for NaN, Inf, and values beyond float32."""
+        numel, step = flat.numel(), CHUNK // self.block * self.block
+        split = 4 * self._blocks(numel)
+        scales = payload.numpy()[:split].view(np.uint16).reshape(-1, 2)
+        for start in range(0, numel, step):
+            part = flat[start : start + step].to(torch.float32)
+            count = torch.full((self._blocks(len(part)),), float(self.block), device=part.device)
+            short = -len(part) % self.block
+            count[-1] -= short
+            rows = torch.nn.functional.pad(part, (0, short)).view(-1, self.block)
+            pair, codes = _two_means(rows, count)
+            if not bool(pair.isfinite().all()):
+                raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
+            scales[start // self.block :][: len(rows)] = pair.cpu().numpy().view(np.uint32) >> 16
+            sent = payload[split + start // 4 : split + -(-(start + len(part)) // 4)]
+            sent.copy_(pack(codes.cpu(), 2)[: len(sent)])
+
+    def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """See Stage.read."""
+        step, pairs = CHUNK // self.block * self.block, self._pairs(payload, numel)
+        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :]
+        for start in range(0, numel, step):
+            stop = min(start + step, numel)
+            codes = unpack(torch.from_numpy(raw[start // 4 : -(-stop // 4)].copy()), 2)[: stop - start]
+            own = pairs[start // self.block : self._blocks(stop)].repeat_interleave(self.block, 0)[: stop - start]
+            values = torch.where(codes & 1 == 1, own[:, 1], own[:, 0])
+            yield start, narrowed(torch.where(codes & 2 == 2, values, -values), dtype)
+
+    def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
+        """Raises CodecError unless all magnitudes are finite and not negative."""
+        pairs = self._pairs(payload, int(np.prod(shape)))
+        if not bool(((pairs >= 0) & pairs.isfinite()).all()):
+            raise CodecError(f"codec {self!r} met a magnitude that is not finite and positive")
+
+    def _pairs(self, payload: Payload, numel: int) -> Tensor:
+        raw = np.frombuffer(payload, np.uint16, 2 * self._blocks(numel)) if numel else np.zeros(0, np.uint16)
+        return torch.from_numpy((raw.astype(np.uint32) << 16).view(np.float32)).view(-1, 2)
+
+    def _blocks(self, numel: int) -> int:
+        return -(-numel // self.block)
+
+
+def _two_means(rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """(magnitudes: (n, 2), codes: (n, block) uint8) of rows: (n, block), of which the first `count`, (n,), are values."""
+    top, sizes = largest(rows), rows.double().abs()
+    there = torch.arange(rows.shape[1], device=rows.device) < count[:, None]
+    edge = sizes.sum(1) / count
+    for _ in range(STEPS):
+        above = sizes > edge[:, None]
+        many = above.sum(1)
+        total_above = torch.where(above, sizes, 0.0).sum(1)
+        high = total_above / many.clamp(min=1)
+        low = torch.where(there & ~above, sizes, 0.0).sum(1) / (count - many).clamp(min=1)
+        high = torch.where(many > 0, high, low)
+        edge = (high + low) / 2
+    pair = torch.stack([rounded(means.float(), top, 1) for means in (low, high)], 1)
+    nearer = sizes > ((pair[:, 0] + pair[:, 1]) / 2)[:, None]
+    return pair, (~rows.signbit()).to(torch.uint8) << 1 | nearer.to(torch.uint8)

@@ -1,0 +1,67 @@
+"""The receiver's side: packets to tensors, by what they say of themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plesio.codecs.packets import Packet, Part, Payload, dtype_of, opened
+from plesio.errors import CodecError
+
+
+def decode(packet: Packet) -> Tensor:
+    """A new CPU tensor of the packet's shape and dtype. Raises CodecError when the packet is inconsistent."""
+    return _decoded(opened(packet), packet.payload, dtype_of(packet))  # checks before anything is allocated
+
+
+def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
+    """into += weight * decode(packet), in chunks. into: the packet's shape, any float dtype and device.
+
+    Raises CodecError for another shape or an inconsistent packet; `into` is then unchanged.
+    """
+    if tuple(into.shape) != packet.shape:
+        raise CodecError(f"a packet of shape {packet.shape} cannot be added into shape {tuple(into.shape)}")
+    if not into.is_contiguous():
+        into.detach().add_(decode(packet).to(into.device), alpha=weight)
+        return
+    parts, dtype = opened(packet), dtype_of(packet)
+    lead = _first_that_leads(parts)
+    if lead is None:
+        last = parts[-1]
+        last.stage.add_into(last.of(packet.payload), into.detach().view(-1), weight, dtype)
+        return
+    part = parts[lead]
+    inner = _decoded(parts[lead + 1 :], packet.payload, dtype)
+    part.stage.add(part.of(packet.payload), inner, into.detach(), weight)
+
+
+def is_finite(packet: Packet) -> bool:
+    """Does it decode to finite values only? Raises CodecError when the packet is inconsistent."""
+    parts = opened(packet)
+    if any(part.stage.mixes for part in parts):
+        return bool(_decoded(parts, packet.payload, dtype_of(packet)).isfinite().all())
+    last = parts[-1]
+    if last.stage.always_finite:
+        return True
+    chunks = last.stage.read(last.of(packet.payload), last.numel, dtype_of(packet))
+    return all(bool(values.isfinite().all()) for _, values in chunks)
+
+
+def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype) -> Tensor:
+    """What was given to the first of these stages."""
+    lead = _first_that_leads(parts)
+    if lead is None:
+        last = parts[-1]
+        out = torch.empty(parts[0].shape, dtype=dtype)
+        last.stage.read_into(last.of(payload), out.view(-1))
+        return out
+    part = parts[lead]
+    inner = _decoded(parts[lead + 1 :], payload, dtype)
+    out = torch.zeros(parts[0].shape, dtype=dtype)
+    part.stage.add(part.of(payload), inner, out, 1.0)
+    return out
+
+
+def _first_that_leads(parts: list[Part]) -> int | None:
+    """The first stage before the last whose values belong somewhere else."""
+    return next((at for at, part in enumerate(parts[:-1]) if not part.stage.plain), None)

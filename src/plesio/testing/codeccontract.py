@@ -1,0 +1,153 @@
+"""What every codec promises, as one call: `codec_contract(MyCodec())` in a test of whoever writes one.
+
+Each check is a function of its own, with what it holds against what; they raise AssertionError. What a codec loses is its
+own affair: its own tests say how much. Here: it never makes things worse than sending nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, decode, dtype_of, parse
+from plesio.errors import CodecError
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+STEPS = 30  # of the check of feedback
+
+
+def codec_contract(codec: Codec) -> None:
+    """Raises AssertionError for the first promise that the codec does not keep. A registered one is also read from text."""
+    for check in CHECKS:
+        check(codec)
+
+
+def tensors(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """(what is special about it, a tensor): shapes, strides and values."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(7)).to(dtype)
+
+    yield "empty", torch.empty(0, dtype=dtype)
+    yield "empty matrix", torch.empty(3, 0, 5, dtype=dtype)
+    yield "scalar", torch.tensor(-1.25, dtype=dtype)
+    yield "one element", torch.tensor([3.0], dtype=dtype)
+    yield "odd", normal(7, 37, 3)
+    yield "transposed", normal(33, 9).T
+    yield "matrix", normal(130, 70)
+    yield "strided", normal(1000)[::3]
+    yield "expanded", torch.tensor(0.7, dtype=dtype).expand(300, 2)
+    yield "zeros", torch.zeros(257, dtype=dtype)
+    yield "blocks of zeros", torch.cat([torch.zeros(4096, dtype=dtype), normal(100)])
+    yield "denormal", torch.full((300,), torch.finfo(dtype).smallest_normal / 4, dtype=dtype)
+    yield "more than a chunk", normal((1 << 18) + 300)
+
+
+def sent(codec: Codec, tensor: Tensor) -> Packet:
+    """Its first packet."""
+    return codec.encode(tensor, codec.init(tensor))[0]
+
+
+def energy(tensor: Tensor) -> float:
+    """The sum of squares."""
+    return float(tensor.double().square().sum())
+
+
+def every_shape_and_dtype_comes_back_in_the_promised_length(codec: Codec) -> None:
+    """... and is no further away than nothing; what was encoded stays as it was."""
+    for dtype in DTYPES:
+        for what, tensor in tensors(dtype):
+            before, where = tensor.clone(), f"{codec!r}, {what}, {dtype}"
+            data = sent(codec, tensor).to_bytes()
+            assert len(data) == codec.wire_bytes(tensor.shape, dtype), f"{where}: wire_bytes"
+            packet = Packet.from_bytes(data)
+            assert (dtype_of(packet), packet.shape) == (dtype, tuple(tensor.shape)), f"{where}: what the packet says"
+            back = decode(packet)
+            assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape), f"{where}: what comes back"
+            slack = 1 + 1e-3 if dtype in (torch.bfloat16, torch.float16) else 1 + 1e-6
+            lost, all_of_it = energy(back.double() - tensor.double()), energy(tensor)
+            assert lost <= all_of_it * slack + 1e-60, f"{where}: it is worse than nothing"
+            assert torch.equal(tensor, before), f"{where}: encode changed its argument"
+
+
+def adding_is_decoding_and_adding(codec: Codec) -> None:
+    """... into any strides; another shape is refused, and the sum left alone."""
+    for what, tensor in tensors(torch.float32):
+        packet = sent(codec, tensor)
+        for into in (torch.ones(tensor.shape), torch.ones(*tensor.shape, 2)[..., 0], torch.ones(tensor.shape).double()):
+            expected = into + 0.25 * decode(packet).to(into.dtype)
+            accumulate(packet, into, 0.25)
+            assert torch.allclose(into, expected, 1e-5, 1e-5), f"{codec!r}, {what}: it adds something else"
+    other = torch.zeros(5)
+    try:
+        accumulate(sent(codec, torch.ones(4)), other, 1.0)
+    except CodecError:
+        assert not other.any(), f"{codec!r}: refused, and yet it was added"
+    else:
+        raise AssertionError(f"{codec!r}: another shape was added")
+
+
+def nan_and_inf_pass_through_or_are_refused(codec: Codec) -> None:
+    """... by name; never garbage. So are values too large for it, and what is no float."""
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        for tensor in (torch.tensor([1.0, bad, 2.0]), torch.cat([torch.ones(5000), torch.tensor([bad])])):
+            try:
+                back = decode(sent(codec, tensor))
+            except CodecError as error:
+                assert "NaN" in str(error), f"{codec!r}: {error}"
+            else:
+                assert not bool(back.isfinite().all()), f"{codec!r}: {bad} became something else"
+    for top in (1e30, torch.finfo(torch.float32).max):
+        tensor = torch.tensor([top, -top / 3, 0.0])
+        try:
+            back = decode(sent(codec, tensor))
+        except CodecError:
+            continue
+        assert bool(back.isfinite().all()), f"{codec!r}: {top} became infinite"
+        assert energy((back - tensor).double() / top) <= energy(tensor.double() / top) * (1 + 1e-6), f"{codec!r}: {top}"
+    try:
+        sent(codec, torch.arange(3))
+    except CodecError:
+        return
+    raise AssertionError(f"{codec!r}: integers were encoded")
+
+
+def a_state_is_never_changed(codec: Codec) -> None:
+    """What never left can be encoded again, to the same bytes."""
+    tensor = torch.randn(5000, generator=torch.Generator().manual_seed(3)).view(50, 100)
+    _, state = codec.encode(tensor, codec.init(tensor))
+    first, again = (codec.encode(2 * tensor, state)[0].to_bytes() for _ in range(2))
+    assert first == again, f"{codec!r}: encoding changed the state it was given"
+
+
+def what_was_sent_and_the_residual_are_what_came_in(codec: Codec) -> None:
+    """Under feedback, over many steps, to 1e-5 of what came in."""
+    outer = codec if isinstance(codec, ErrorFeedback) else ErrorFeedback(codec)
+    draw = torch.Generator().manual_seed(5)
+    state = outer.init(torch.zeros(60, 90))
+    came = torch.zeros(60, 90, dtype=torch.float64)
+    went = came.clone()
+    for _ in range(STEPS):
+        tensor = torch.randn(60, 90, generator=draw)
+        packet, state = outer.encode(tensor, state)
+        came = outer.decay * came + tensor.double()
+        went = outer.decay * went + decode(packet).double()
+    off = energy(went + state.residual.double() - came)
+    assert off <= 1e-10 * (energy(came) + energy(state.residual)), f"{codec!r}: feedback lost something"
+
+
+def its_text_names_it(codec: Codec) -> None:
+    """`repr` is what `parse` reads."""
+    assert parse(repr(codec)) == codec, f"{codec!r} is another codec when it is read"
+
+
+CHECKS: tuple[Callable[[Codec], None], ...] = (
+    every_shape_and_dtype_comes_back_in_the_promised_length,
+    adding_is_decoding_and_adding,
+    nan_and_inf_pass_through_or_are_refused,
+    a_state_is_never_changed,
+    what_was_sent_and_the_residual_are_what_came_in,
+    its_text_names_it,
+)
