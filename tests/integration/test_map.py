@@ -99,6 +99,25 @@ def test_rows_of_csv_and_parquet_lines_and_files_are_records(client: Client, tmp
     assert results(tmp_path / "out-files") == [["a.bin", 5000]]
 
 
+def test_images_are_decoded_by_the_workers_and_one_that_is_broken_is_dead(client: Client, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("RGB" if i % 2 else "L", (3 + i, 2), 7).save(folder / f"{i:02}.png")
+    (folder / "05.png").write_bytes(b"not an image")
+    summary = map_records(fn("image_shape"), folder, tmp_path / "out", pool=client, format="images", batch=2)
+    found = results(tmp_path / "out")
+    assert [row[:3] for row in found] == [
+        [f"{i:02}.png", [2, 3 + i, 3], [7, 0, 0] if i % 2 else [7, 7, 7]] for i in range(12) if i != 5
+    ]
+    assert os.getpid() not in [row[3] for row in found] and summary.dead == 1
+    [row] = dead(tmp_path / "out")
+    assert (row["index"], row["record"], row["error"]) == (5, "05.png", "unreadable")
+    assert row["message"].startswith("ValueError: 05.png: it is none of PNG")
+
+
 @pytest.mark.parametrize("sort_by_length", [False, True])
 def test_dead_records_are_set_aside_with_their_error_and_the_rest_goes_on(
     client: Client, tmp_path: Path, sort_by_length: bool

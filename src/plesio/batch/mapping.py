@@ -63,8 +63,8 @@ def map_records(
 
     fn: a function or a class at the top of a module, or its name, 'package.module:name' or 'path/to/script.py:name'. A
     class is made once a worker process, its setup() called, and then its batch(records), if it has one, or itself.
-    input: a file or a folder, a URL of either, '-' for stdin. format: jsonl, text, csv, parquet, files; '': as its name
-    says. batched: fn takes a list of records and returns a list of the same length. sort_by_length: batches are of
+    input: a file or a folder, a URL of either, '-' for stdin. format: jsonl, text, csv, parquet, files, images; '': as its
+    name says. batched: fn takes a list of records and returns a list of the same length. sort_by_length: batches are of
     records of similar length. A record that fn raises for, that is none, or under which workers end is in out/dead.jsonl.
     Called again, it goes on where it ended; with `restart` from the start. pool: a client, or what makes one when needed.
     Raises UserError, OutputFailed, TaskFailed, WireError.
@@ -80,7 +80,7 @@ def map_records(
     if not output.found.ended:
         with _client(pool) as client:
             run = _Run(client, source, output, progress, began_s)
-            check(client, name, batched, run.tell)
+            check(client, name, batched, source.form, run.tell)
             run.go(Call(name, batched, source.form, f"map-{_id(output)}", batch, part_records // 8), sort_by_length)
     seconds = time.monotonic() - began_s
     found = output.found
@@ -102,9 +102,9 @@ def _id(output: Output) -> str:
     return output.found.header.id
 
 
-def check(client: Client, fn: str, batched: bool, waiting: Callable[[], object]) -> None:
+def check(client: Client, fn: str, batched: bool, form: str, waiting: Callable[[], object]) -> None:
     """Whether a worker can use the function, which it sets up. waiting: called now and then. Raises UserError when not."""
-    future = client.submit(work.CHECK, fn, batched)
+    future = client.submit(work.CHECK, fn, batched, form)
     try:
         while not future.done():
             waiting()

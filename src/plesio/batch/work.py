@@ -60,9 +60,10 @@ def _prepare(fn: str, batched: bool) -> Prepared:
     return Prepared(found, batched)
 
 
-def check(fn: str, batched: bool) -> str:
-    """What keeps it from being used here; '': nothing. Raises NotImportable."""
+def check(fn: str, batched: bool, form: str) -> str:
+    """What keeps it from being used here for records of this form; '': nothing. Raises NotImportable."""
     try:
+        records.need(form)
         prepare(fn, batched)
     except UserError as error:
         if type(error) is not UserError:
@@ -79,6 +80,7 @@ def apply(fn: str, batched: bool, form: str, batch: int, payload: Any, index: in
     batch: records that a batched function gets at once; index: of the first in the input, or of each; position: in payload;
     seconds: that it took, without the setup.
     """
+    records.need(form)
     prepared = prepare(fn, batched)
     began_s = time.monotonic()
     work = _Work(form, records.unpack(form, payload), index)

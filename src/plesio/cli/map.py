@@ -10,8 +10,8 @@ import typer
 from plesio.cli.options import POOL, AsJson, Tls
 
 FN_HELP = "package.module:name or path/to/script.py:name, of a function or a class (setup(), batch(records))."
-INPUT_HELP = "A file or folder, a URL of one, or - for stdin: JSONL, CSV, Parquet, text lines, or whole files."
-FORMAT_HELP = "jsonl, text, csv, parquet, files. Default: as the name says; stdin: jsonl."
+INPUT_HELP = "A file or folder, a URL of one, or - for stdin: JSONL, CSV, Parquet, text lines, whole files or images."
+FORMAT_HELP = "jsonl, text, csv, parquet, files, images. Default: as the name says; stdin: jsonl."
 BATCHED_HELP = "The function takes a list of records and returns a list of the same length."
 SORT_HELP = "Batches are of records of similar length; the output keeps the input's order."
 PART_HELP = "A part of the output has about so many records; it is closed after a minute at the latest."
