@@ -68,6 +68,33 @@ def held(record):
     return record["id"]
 
 
+def halve(doubled):
+    """What `double` returned, undone; with some that raise, and one that takes its process down."""
+    if doubled["id"] % 10 == 7:
+        raise ValueError(f"{doubled['twice']} is not to my taste")
+    if doubled["id"] == 41:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return [doubled["id"], doubled["twice"] // 2]
+
+
+def label(doubled):
+    time.sleep(0.001)
+    return f"{doubled['id']} is half of {doubled['twice']}"
+
+
+def held_here(record):
+    """As `held`; with where."""
+    return [held(record), record["gate"], os.getpid()]
+
+
+def opens(held):
+    """Of what `held_here` returned; from the sixth on it opens the gate."""
+    number, gate, where = held
+    if number >= 5:
+        Path(gate).touch()
+    return [number, where, os.getpid()]
+
+
 class Model:
     """Says, in the folder it runs in, that it was set up."""
 

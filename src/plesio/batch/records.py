@@ -91,11 +91,11 @@ def total_bytes(form: str, raws: Sequence[Any]) -> int:
     return sum(map(len if form in LINES else size_bytes, raws))
 
 
-def dead_line(form: str, raw: Any, index: int, kind: str, message: str) -> bytes:
-    """A record that has no result, as a line of dead.jsonl. Of a file its path only."""
+def dead_line(fn: str, form: str, raw: Any, index: int, kind: str, message: str) -> bytes:
+    """A record that has no result, as a line of dead.jsonl. fn: that was to have it. Of a file its path only."""
     try:
         record = raw["path"] if form in WHOLE else READERS[form](raw) if kind != TOO_LARGE else None
     except (ValueError, RecursionError):
         record = str(raw, "utf-8", "replace").rstrip("\r\n") if form in LINES else raw
-    said = {"index": index, "record": record, "error": kind, "message": message}
+    said = {"index": index, "record": record, "fn": fn, "error": kind, "message": message}
     return msgspec.json.encode(said, enc_hook=reprlib.repr) + b"\n"
