@@ -266,6 +266,24 @@ def test_a_function_that_cannot_be_used_is_told_at_once_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tag_that_no_worker_offers_is_told_until_one_joins(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def join(progress: Progress) -> None:
+        if progress.lacks and not told:
+            crew.start_node("large", gpu=2)
+        told.append(progress.lacks)
+
+    with PoolCrew(tmp_path / "pool") as crew:
+        crew.start_node("small", gpu=1)
+        client = crew.client()
+        crew.wait_for_slots(client, 1)
+        source = make(tmp_path / "in.jsonl", 3)
+        map_records(fn("same"), source, tmp_path / "out", requires={"gpu": 2}, pool=client, progress=join)
+        client.close()
+    assert told[0] == "gpu=2" and told[-1] == "" and len(results(tmp_path / "out")) == 3
+
+
 def test_a_second_function_that_cannot_be_used_is_told_before_the_first_is_called(
     client: Client, tmp_path: Path
 ) -> None:

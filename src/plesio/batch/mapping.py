@@ -25,13 +25,17 @@ TELL_S = 0.2  # between two tellings of progress
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Of a run. fraction: of the input, as far as it was read; None: nobody knows. rate: records a second, of this run."""
+    """Of a run. fraction: of the input, as far as it was read; None: nobody knows. rate: records a second, of this run.
+
+    lacks: tags that no worker offers now, so that nothing can begin: 'gpu=1'.
+    """
 
     records: int
     dead: int
     fraction: float | None
     rate: float
     left_s: float | None
+    lacks: str = ""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -118,12 +122,15 @@ def _id(output: Output) -> str:
     return output.found.header.id
 
 
-def check(client: Client, stage: Stage, waiting: Callable[[], object]) -> None:
-    """Whether a worker can use the function, which it sets up. waiting: called now and then. Raises UserError when not."""
+def check(client: Client, stage: Stage, waiting: Callable[[str], object]) -> None:
+    """Whether a worker can use the function, which it sets up. Raises UserError when not.
+
+    waiting: called now and then, with the tags that no worker offers.
+    """
     future = client.submit(work.CHECK, stage.fn, stage.batched, stage.form, requires=stage.requires)
     try:
         while not future.done():
-            waiting()
+            waiting(lacking(client, stage.requires))
             with contextlib.suppress(TimeoutError):
                 future.exception(TELL_S)
         wrong = future.result()
@@ -136,6 +143,19 @@ def check(client: Client, stage: Stage, waiting: Callable[[], object]) -> None:
         raise
     if wrong:
         raise UserError(wrong)
+
+
+def lacking(client: Client, requires: dict[str, float]) -> str:
+    """These tags, when no worker offers them now; else ''."""
+    if not requires:
+        return ""
+    try:
+        offered = [row["tags"] for row in client.ask("workers") if row["connected"]]
+    except TimeoutError:  # the pool is being started again
+        return ""
+    if any(all(tags.get(tag, 0.0) >= amount for tag, amount in requires.items()) for tags in offered):
+        return ""
+    return " ".join(f"{tag}={amount:g}" for tag, amount in requires.items())
 
 
 class _Run:
@@ -189,7 +209,7 @@ class _Run:
         self.read = records
         return Position(records, self.source.offset)
 
-    def tell(self, last: bool = False) -> None:
+    def tell(self, lacks: str = "", last: bool = False) -> None:
         """How far it is, when somebody wants to know, now and then."""
         now_s = time.monotonic()
         if self.progress is None or (now_s - self._told_s < TELL_S and not last):
@@ -198,4 +218,4 @@ class _Run:
         records, fraction = self.output.records, 1.0 if last else self.source.fraction()
         rate = (records - self.resumed_from) / (now_s - self.began_s)
         left_s = (self.read / fraction - records) / rate if fraction and rate else None
-        self.progress(Progress(records, self.output.dead, fraction, rate, left_s))
+        self.progress(Progress(records, self.output.dead, fraction, rate, left_s, lacks))
