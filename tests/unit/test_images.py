@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plesio.batch import images
+from plesio.batch import images, work
 from plesio.data import open_source
 from plesio.errors import UserError
 
@@ -160,3 +160,13 @@ def test_without_pillow_images_say_what_to_install(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"images need Pillow.*plesio\[data\]"):
         open_source(str(tmp_path / "a.png"), "images")
     assert len(open_source(str(tmp_path), "files")) == 1
+
+
+def test_a_worker_without_pillow_fails_the_batch_and_makes_no_record_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    raws = [{"path": "a.png", "data": encoded(picture())}]
+    assert work.check("builtins:len", False, "images") == ""
+    assert work.apply("builtins:len", False, "images", 1, raws, 0)[1] == []
+    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    assert "images need Pillow" in work.check("builtins:len", False, "images")
+    with pytest.raises(UserError, match="images need Pillow"):
+        work.apply("builtins:len", False, "images", 1, raws, 0)
