@@ -44,8 +44,11 @@ class Chaos:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sort_by_length", [False, True])
+@pytest.mark.parametrize("then", [None, f"{MAPPED}:label"], ids=["alone", "then"])
 @pytest.mark.parametrize("seed", range(2))
-def test_ten_kills_change_no_byte_of_the_output(seed: int, sort_by_length: bool, tmp_path: Path) -> None:
+def test_ten_kills_change_no_byte_of_the_output(
+    seed: int, then: str | None, sort_by_length: bool, tmp_path: Path
+) -> None:
     source = tmp_path / "in.jsonl"
     lines = (json.dumps({"id": i, "x": "x" * (i * 7919 % 101)}) for i in range(RECORDS))
     source.write_text("\n".join(lines))
@@ -54,10 +57,10 @@ def test_ten_kills_change_no_byte_of_the_output(seed: int, sort_by_length: bool,
         crew.start_node("b")
         client = crew.client()
         crew.wait_for_slots(client, 2)
-        map_records(f"{MAPPED}:double", source, tmp_path / "calm", pool=client)
+        map_records(f"{MAPPED}:double", source, tmp_path / "calm", then=then, pool=client)
         chaos = Chaos(crew, random.Random(seed))
         summary = map_records(
-            f"{MAPPED}:slow", source, tmp_path / "out", pool=client, part_records=1000, progress=chaos,
+            f"{MAPPED}:slow", source, tmp_path / "out", then=then, pool=client, part_records=1000, progress=chaos,
             sort_by_length=sort_by_length,
         )  # fmt: skip
         assert chaos.plan == [] and (summary.records, summary.dead) == (RECORDS, 0)

@@ -100,6 +100,21 @@ def test_what_is_not_wanted_any_more_is_cancelled(source: str, client: Client) -
     client.cancel([task.name for task in held])
 
 
+def brightness(records: list[Any], seed: int) -> Any:
+    return np.stack([r["image"] for r in records]).mean((1, 2, 3)), os.getpid()
+
+
+def test_images_are_decoded_by_whoever_prepares_them(tmp_path: Path, client: Client) -> None:
+    from PIL import Image
+
+    for i in range(64):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i:02}.png")
+    source = open_source(str(tmp_path), "images")
+    fed = list(batches(Run(None, True), source, 4, brightness, client=client, seed=1))
+    assert all(np.array_equal(batch, unit.samples) for unit, (batch, _) in fed) and len(fed) == 16
+    assert {who for _, (_, who) in fed} - {os.getpid()}, "nobody else decoded anything"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_run_whose_batches_others_prepare_loses_and_repeats_no_unit(source: str, tmp_path: Path) -> None:

@@ -99,6 +99,25 @@ def test_rows_of_csv_and_parquet_lines_and_files_are_records(client: Client, tmp
     assert results(tmp_path / "out-files") == [["a.bin", 5000]]
 
 
+def test_images_are_decoded_by_the_workers_and_one_that_is_broken_is_dead(client: Client, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("RGB" if i % 2 else "L", (3 + i, 2), 7).save(folder / f"{i:02}.png")
+    (folder / "05.png").write_bytes(b"not an image")
+    summary = map_records(fn("image_shape"), folder, tmp_path / "out", pool=client, format="images", batch=2)
+    found = results(tmp_path / "out")
+    assert [row[:3] for row in found] == [
+        [f"{i:02}.png", [2, 3 + i, 3], [7, 0, 0] if i % 2 else [7, 7, 7]] for i in range(12) if i != 5
+    ]
+    assert os.getpid() not in [row[3] for row in found] and summary.dead == 1
+    [row] = dead(tmp_path / "out")
+    assert (row["index"], row["record"], row["error"]) == (5, "05.png", "unreadable")
+    assert row["message"].startswith("ValueError: 05.png: it is none of PNG")
+
+
 @pytest.mark.parametrize("sort_by_length", [False, True])
 def test_dead_records_are_set_aside_with_their_error_and_the_rest_goes_on(
     client: Client, tmp_path: Path, sort_by_length: bool
@@ -176,6 +195,58 @@ def test_sorted_by_length_a_batch_is_of_alike_records_and_the_order_stays(client
     assert [row["id"] for row in results(tmp_path / "out")] == list(range(9000))
 
 
+def test_what_the_first_function_returns_the_second_gets_and_who_made_a_record_dead_is_told(
+    client: Client, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "in.jsonl", 60)
+    source.write_text(source.read_text().replace('{"id": 5}', '{"id": 5').replace('{"id": 6}', "{}"))
+    summary = map_records(
+        fn("double"), source, tmp_path / "out", then=fn("halve"), pool=client, batch=4, part_records=20
+    )
+    gone = dead(tmp_path / "out")
+    assert [row["index"] for row in gone] == [5, 6, 7, 17, 27, 37, 41, 47, 57] and summary.dead == 9
+    assert results(tmp_path / "out") == [[i, i] for i in range(60) if i not in [row["index"] for row in gone]]
+    by = {row["index"]: row for row in gone}
+    assert (by[5]["fn"], by[5]["error"]) == (fn("double"), "unreadable")
+    assert (by[6]["fn"], by[6]["error"], by[6]["record"]) == (fn("double"), "raised", {})
+    assert (by[7]["fn"], by[7]["error"], by[7]["record"]) == (fn("halve"), "raised", {"id": 7, "twice": 14})
+    assert by[7]["message"].startswith("ValueError: 14 is not to my taste")
+    assert (by[41]["fn"], by[41]["error"], by[41]["record"]) == (fn("halve"), "crashed", {"id": 41, "twice": 82})
+
+
+def test_the_second_function_goes_on_beside_the_first_each_where_it_belongs(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.jsonl", 200, gate=str(tmp_path / "gate"))
+    with PoolCrew(tmp_path / "pool") as crew:
+        crew.start_node("large", slots=2, gpu=1)
+        crew.start_node("small", slots=1)
+        client = crew.client()
+        crew.wait_for_slots(client, 3)
+        map_records(
+            fn("held_here"), source, tmp_path / "out", then=fn("opens"), requires={"gpu": 1}, pool=client, batch=5
+        )
+        large, small = (children(crew.nodes[name].pid) for name in ("large", "small"))
+        client.close()
+    found = results(tmp_path / "out")
+    assert [row[0] for row in found] == list(range(200)), "the first would have waited for ever for the second"
+    assert {row[1] for row in found} <= set(large) and {row[2] for row in found} <= {*large, *small}
+
+
+def test_the_second_function_has_only_the_workers_that_it_requires(tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    source = make(tmp_path / "in.jsonl", 100, gate=str(tmp_path / "gate"))
+    with PoolCrew(tmp_path / "pool") as crew:
+        crew.start_node("any")
+        crew.start_node("post", post=1)
+        client = crew.client()
+        crew.wait_for_slots(client, 2)
+        map_records(
+            fn("held_here"), source, tmp_path / "out", then=fn("opens"), then_requires={"post": 1}, pool=client, batch=5
+        )
+        post = children(crew.nodes["post"].pid)
+        client.close()
+    assert {row[2] for row in results(tmp_path / "out")} == set(post)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -192,6 +263,35 @@ def test_a_function_that_cannot_be_used_is_told_at_once_and_nothing_is_written(
 ) -> None:
     with pytest.raises(UserError, match=says):
         map_records(name, make(tmp_path / "in.jsonl", 3), tmp_path / "out", pool=client)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_that_no_worker_offers_is_told_until_one_joins(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def join(progress: Progress) -> None:
+        if progress.lacks and not told:
+            crew.start_node("large", gpu=2)
+        told.append(progress.lacks)
+
+    with PoolCrew(tmp_path / "pool") as crew:
+        crew.start_node("small", gpu=1)
+        client = crew.client()
+        crew.wait_for_slots(client, 1)
+        source = make(tmp_path / "in.jsonl", 3)
+        map_records(fn("same"), source, tmp_path / "out", requires={"gpu": 2}, pool=client, progress=join)
+        client.close()
+    assert told[0] == "gpu=2" and told[-1] == "" and len(results(tmp_path / "out")) == 3
+
+
+def test_a_second_function_that_cannot_be_used_is_told_before_the_first_is_called(
+    client: Client, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "in.jsonl", 3)
+    with pytest.raises(UserError, match="no such weights"):
+        map_records(fn("double"), source, tmp_path / "out", then=fn("Broken"), pool=client)
+    with pytest.raises(UserError, match="name it with --then"):
+        map_records(fn("double"), source, tmp_path / "out", then_requires={"gpu": 1}, pool=client)
     assert not (tmp_path / "out").exists()
 
 
@@ -341,13 +441,34 @@ def test_ctrl_c_cancels_what_is_under_way_keeps_what_is_written_and_says_how_to_
     assert "10 were there before" in err and results(tmp_path / "out") == list(range(40))
 
 
-def test_with_a_worker_and_the_coordinator_killed_the_output_is_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_killed_command_with_a_second_function_goes_on_and_another_second_one_is_refused(
+    client: Client, pool: Path, tmp_path: Path, start: Start
+) -> None:
+    gate = tmp_path / "gate"
+    make(tmp_path / "in.jsonl", 40, gate=str(gate))
+    words = [fn("same"), "in.jsonl", "--out", "out", "--dir", str(pool), "--batch", "5", "--part-records", "5"]
+    killed = start(*words, "--then", fn("held"))
+    wait_for(lambda: len(list((tmp_path / "out").glob("part-*"))) == 2, "two parts", WAIT_S)
+    wait_for(lambda: client.ask("counts")["running"] == 2, "the next ones wait for the gate", WAIT_S)
+    killed.kill()
+    killed.communicate(timeout=WAIT_S)
+    _, err = command(tmp_path, *words, code=2)
+    assert f"another function ({fn('same')} --then {fn('held')})" in err
+    gate.touch()
+    _, err = command(tmp_path, *words, "--then", fn("held"))
+    assert "10 were there before" in err and results(tmp_path / "out") == list(range(40))
+
+
+@pytest.mark.parametrize("then", [None, fn("label")])
+def test_with_a_worker_and_the_coordinator_killed_the_output_is_the_undisturbed_one(
+    tmp_path: Path, then: str | None
+) -> None:
     source = make(tmp_path / "in.jsonl", 2000)
     with PoolCrew(tmp_path / "pool") as crew:
         crew.start_node("a", slots=2)
         client = crew.client()
         crew.wait_for_slots(client, 2)
-        map_records(fn("double"), source, tmp_path / "calm", pool=client, batch=20)
+        map_records(fn("double"), source, tmp_path / "calm", then=then, pool=client, batch=20)
         kills = [(300, "slot"), (1000, "coordinator")]
 
         def disturb(progress: Progress) -> None:
@@ -358,7 +479,9 @@ def test_with_a_worker_and_the_coordinator_killed_the_output_is_the_undisturbed_
                 else:
                     os.kill(children(crew.nodes["a"].pid)[0], signal.SIGKILL)
 
-        map_records(fn("slow"), source, tmp_path / "out", pool=client, batch=20, part_records=500, progress=disturb)
+        map_records(
+            fn("slow"), source, tmp_path / "out", then=then, pool=client, batch=20, part_records=500, progress=disturb
+        )
         assert not kills
         client.close()
     calm, out = (b"".join(p.read_bytes() for p in sorted((tmp_path / x).glob("part-*"))) for x in ("calm", "out"))

@@ -55,12 +55,44 @@ def file_size(record):
     return [record["path"], len(record["data"])]
 
 
+def image_shape(record):
+    """Of one of the colours, with which process has decoded it."""
+    return [record["path"], list(record["image"].shape), record["image"][0, 0].tolist(), os.getpid()]
+
+
 def held(record):
     """The records from the tenth on wait for a file, which is named in each."""
     time.sleep(0.005)  # a worker sends the results of shorter tasks together with the next one's
     while record["id"] >= 10 and not Path(record["gate"]).exists():
         time.sleep(0.01)
     return record["id"]
+
+
+def halve(doubled):
+    """What `double` returned, undone; with some that raise, and one that takes its process down."""
+    if doubled["id"] % 10 == 7:
+        raise ValueError(f"{doubled['twice']} is not to my taste")
+    if doubled["id"] == 41:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return [doubled["id"], doubled["twice"] // 2]
+
+
+def label(doubled):
+    time.sleep(0.001)
+    return f"{doubled['id']} is half of {doubled['twice']}"
+
+
+def held_here(record):
+    """As `held`; with where."""
+    return [held(record), record["gate"], os.getpid()]
+
+
+def opens(held):
+    """Of what `held_here` returned; from the sixth on it opens the gate."""
+    number, gate, where = held
+    if number >= 5:
+        Path(gate).touch()
+    return [number, where, os.getpid()]
 
 
 class Model:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plesio.batch.inputs import Position
-from plesio.batch.output import Output
+from plesio.batch.output import Header, Output
 from plesio.errors import OutputFailed, UserError
 
 WHAT = ("mod:fn", False, "/in.jsonl", "jsonl", "abc")
@@ -18,7 +18,7 @@ WHAT = ("mod:fn", False, "/in.jsonl", "jsonl", "abc")
 
 def opened(folder: Path, *what: object, restart: bool = False) -> Output:
     output = Output(folder, 10)
-    output.look(*(what or WHAT), restart)  # type: ignore[arg-type]
+    output.look(Header("", *(what or WHAT)), restart)  # type: ignore[arg-type]
     output.begin()
     return output
 
@@ -48,7 +48,7 @@ def test_parts_are_of_the_size_that_was_said_and_a_finished_run_is_known(tmp_pat
     assert sorted(path.name for path in tmp_path.glob("part-*")) == [f"part-{n:05}.jsonl" for n in range(5)]
     assert out.count(b"\n") == 40 and dead.count(b"\n") == 10
     output = Output(tmp_path, 10)
-    output.look(*WHAT, False)
+    output.look(Header("", *WHAT), False)
     found = output.found
     assert found.ended and (found.records, found.dead, found.parts, found.next) == (50, 10, 5, Position(50, 350))
 
@@ -94,6 +94,7 @@ def test_who_stops_in_order_keeps_all_that_was_written(tmp_path: Path) -> None:
             r"another function \(mod:fn\); --restart, or another --out",
         ),
         (("mod:fn", True, "/in.jsonl", "jsonl", "abc"), "another function"),
+        (("mod:fn", False, "/in.jsonl", "jsonl", "abc", "mod:then"), r"another function \(mod:fn\);"),
         (("mod:fn", False, "/other.jsonl", "jsonl", "abc"), "another input"),
         (("mod:fn", False, "/in.jsonl", "text", "abc"), "another format"),
         (("mod:fn", False, "/in.jsonl", "jsonl", "abd"), "changed since"),
@@ -106,6 +107,22 @@ def test_what_another_run_wrote_is_not_gone_on_with(what: tuple[object, ...], sa
     assert contents(tmp_path) == before
     restarted = opened(tmp_path, *what, restart=True)
     assert restarted.records == 0 and contents(tmp_path) == (b"", b"")
+
+
+def test_with_a_second_function_it_is_another_run(tmp_path: Path) -> None:
+    opened(tmp_path, *WHAT, "mod:post").close()
+    opened(tmp_path, *WHAT, "mod:post").close()
+    with pytest.raises(UserError, match=r"another function \(mod:fn --then mod:post\)"):
+        opened(tmp_path)
+
+
+def test_a_manifest_that_names_no_second_function_is_of_a_run_without_one(tmp_path: Path) -> None:
+    whole(tmp_path)
+    manifest = tmp_path / "manifest.jsonl"
+    said = manifest.read_text()
+    assert ',"then":""' in said
+    manifest.write_text(said.replace(',"then":""', ""))
+    assert opened(tmp_path).found.ended
 
 
 def test_a_folder_with_files_of_others_is_left_alone(tmp_path: Path) -> None:

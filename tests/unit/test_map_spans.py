@@ -54,6 +54,34 @@ def test_whatever_is_halved_and_however_late_it_comes_the_order_is_the_input_s(
 
 
 @pytest.mark.parametrize("sort_by_length", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_through_two_functions_each_record_is_once_in_its_place_or_dead_of_one_of_them(
+    seed: int, sort_by_length: bool
+) -> None:
+    rng = random.Random(seed)
+    raws = lines(rng.randrange(1, 2 * WINDOW), rng)
+    gone = [set(rng.sample(raws, len(raws) // share)) for share in (10, 7)]
+    gone[0] |= set(raws[64:128])  # a whole batch
+    out, buried = b"", b""
+    for pieces in cut(chunks(raws, 64), 0, lambda index: index, 64, sort_by_length, lambda: 1):
+        span, todo = pieces[0].span, list(pieces)
+        while todo:
+            piece = todo.pop(rng.randrange(len(todo)))
+            places = [raws[index] for index in (span.first + at for at in piece.positions)]
+            assert list(piece.raws) == places
+            if len(piece.raws) > 1 and rng.random() < 0.3:
+                todo += piece.halves()
+            elif piece.stage == 1:
+                span.done(piece, *echo(piece, gone[1]))
+            elif (following := span.went_on(piece, *echo(piece, gone[0]))) is not None:
+                todo.append(following)
+        assert not span.open
+        out, buried = out + span.out, buried + b"".join(span.dead)
+    assert out == b"".join(raw for raw in raws if raw not in gone[0] | gone[1])
+    assert buried == b"".join(b"dead " + raw for raw in raws if raw in gone[0] | gone[1])
+
+
+@pytest.mark.parametrize("sort_by_length", [False, True])
 def test_each_record_is_named_by_its_place_in_the_input(sort_by_length: bool) -> None:
     raws = lines(200, random.Random(1))
     for pieces in cut(chunks(raws, 10), 0, lambda index: index, 10, sort_by_length):

@@ -14,12 +14,14 @@ from plesio.cli.mapping import _line, _lines, _words
     ("progress", "says"),
     [
         (Progress(0, 0, 0.0, 0.0, None), "waiting for a worker's first results"),
+        (Progress(0, 0, 0.0, 0.0, None, "gpu=1 x=2"), "no worker of the pool offers gpu=1 x=2; waiting for one that does "
+         "(plesio worker --tag)"),
         (Progress(1200, 0, 0.25, 400.0, 9.4), "1,200 records, 400 a second, 25% read, about 9 s left"),
         (Progress(1200, 3, None, 400.0, None), "1,200 records, 400 a second, 3 dead"),
         (Progress(9, 0, 0.5, 1.0, 600.0), "9 records, 1 a second, 50% read, about 10 min left"),
         (Progress(9, 0, 0.5, 1.0, 9000.0), "9 records, 1 a second, 50% read, about 2 h 30 min left"),
     ],
-)
+)  # fmt: skip
 def test_how_far_it_is(progress: Progress, says: str) -> None:
     assert _line(progress) == says
 

@@ -1,6 +1,7 @@
 """Spans of records through a pool and back, in order: a bounded number under way, each batch one task.
 
-A batch under which a worker's process ends again and again is halved until one record is left: that one is dead.
+A batch goes through a list of functions, each a task of its own: what the first returns are the second's records. One under
+which a worker's process ends again and again is halved until one record is left: that one is dead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -28,15 +30,22 @@ KILLS = frozenset({outcome.CRASHED, outcome.MEMORY})
 ADRIFT = frozenset({outcome.LOST, outcome.FORGOTTEN})  # perhaps the batch's fault, perhaps the pool's
 
 
+class Stage(msgspec.Struct, frozen=True):
+    """A function of records of this form. requires: tags of the workers that it is for."""
+
+    fn: str
+    batched: bool = False
+    form: str = "jsonl"
+    requires: dict[str, float] = {}
+
+
 class Call(msgspec.Struct, frozen=True):
-    """What is done to each record. queue: that all its tasks wait in.
+    """What is done to each record, one stage after the other. queue: that all its tasks wait in.
 
     batch: records that a batched function gets at once; most: of a task, of several batches.
     """
 
-    fn: str
-    batched: bool
-    form: str
+    stages: tuple[Stage, ...]
     queue: str
     batch: int
     most: int
@@ -54,7 +63,7 @@ class Flow:
         self._sizes: deque[int] = deque()  # in batches, of each span
         self._slots = 0
         self._counted_s = -COUNT_S
-        self._record_s = 0.0  # that one takes, as the last tasks tell; 0: nobody knows yet
+        self._record_s = [0.0] * len(call.stages)  # that one takes, as the last tasks tell; 0: nobody knows yet
 
     def run(self, todo: Iterator[list[Piece]]) -> Iterator[Span | None]:
         """The spans, done, in order; None now and then while it waits. Raises TaskFailed for what is no record's fault."""
@@ -73,8 +82,8 @@ class Flow:
                 self._wait()
 
     def together(self) -> int:
-        """How many batches go as one task."""
-        records = min(TASK_S / self._record_s, self.call.most) if self._record_s else 1
+        """How many batches go as one task, at its slowest stage."""
+        records = min(TASK_S / max(self._record_s), self.call.most) if all(self._record_s) else 1
         return max(1, int(records / self.call.batch))
 
     def _wait(self) -> None:
@@ -103,14 +112,14 @@ class Flow:
         return max(LEAST, PER_SLOT * self._slots) + max(self._sizes, default=1) - 1
 
     def _submit(self, piece: Piece, priority: int = 0) -> None:
-        call = self.call
-        if records.total_bytes(call.form, piece.raws) > records.MOST_BYTES:
+        call, stage = self.call, self.call.stages[piece.stage]
+        if records.total_bytes(stage.form, piece.raws) > records.MOST_BYTES:
             self._divide(piece, records.TOO_LARGE, f"a record has up to {records.MOST_BYTES >> 20} MiB")
             return
-        payload = records.pack(call.form, piece.raws)
+        payload = records.pack(stage.form, piece.raws)
         piece.future = self.client.submit(
-            work.APPLY, call.fn, call.batched, call.form, call.batch, payload, piece.index(), queue=call.queue,
-            priority=priority, retries=RETRIES,
+            work.APPLY[piece.stage], stage.fn, stage.batched, stage.form, call.batch, payload, piece.index(),
+            queue=call.queue, priority=priority, retries=RETRIES, requires=stage.requires,
         )  # fmt: skip
         self.pieces.append(piece)
 
@@ -123,11 +132,18 @@ class Flow:
         for piece in ended:
             error, future, piece.future = piece.future.exception(), piece.future, None
             if error is None:
-                out, dead, took_s = future.result()
-                self._record_s += (took_s / len(piece.raws) - self._record_s) / (4 if self._record_s else 1)
-                piece.span.done(piece, out.tobytes(), dead)
+                self._came(piece, *future.result())
             else:
                 self._failed(piece, error)
+
+    def _came(self, piece: Piece, out: Any, dead: list[tuple[int, bytes]], took_s: float) -> None:
+        """Results, which are written, or go on to the next function before anything that has not begun."""
+        known_s = self._record_s[piece.stage]
+        self._record_s[piece.stage] += (took_s / len(piece.raws) - known_s) / (4 if known_s else 1)
+        if piece.stage == len(self.call.stages) - 1:
+            piece.span.done(piece, out.tobytes(), dead)
+        elif (following := piece.span.went_on(piece, out.tobytes(), dead)) is not None:
+            self._submit(following, priority=1)
 
     def _failed(self, piece: Piece, error: Exception) -> None:
         kind = error.kind if isinstance(error, TaskFailed) else ""
@@ -135,7 +151,7 @@ class Flow:
             piece.lost = True
             self._submit(piece, priority=1)
         elif kind not in KILLS | ADRIFT:
-            raise explained(self.call.fn, error)
+            raise explained(self.call.stages[piece.stage].fn, error)
         else:
             assert isinstance(error, TaskFailed)
             self._divide(piece, kind, error.message)
@@ -147,7 +163,8 @@ class Flow:
                 self._submit(half, priority=1)
             return
         index = piece.span.first + piece.positions[0]
-        line = records.dead_line(self.call.form, piece.raws[0], index, kind, message)
+        stage = self.call.stages[piece.stage]
+        line = records.dead_line(stage.fn, stage.form, piece.raws[0], index, kind, message)
         piece.span.done(piece, b"", [(0, line)])
 
     def cancel(self) -> None:

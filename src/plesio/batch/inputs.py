@@ -1,7 +1,8 @@
 """An input by its name: which files it is, of which format, and where to go on in it.
 
 A file or a folder, here or wherever fsspec reaches, or '-' for what is piped in. A folder whose files are all of one format
-is their records, in the order of their names; another one's records are its files.
+is their records, in the order of their names; another one's records are its files. Whether files are images is not told
+by their names: who has a function of {"path", "data"} keeps it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from plesio.batch import records
 from plesio.batch.readers import lines, parquet, rows
 from plesio.errors import UserError
 
-FILES = "files"
-FORMATS = ("jsonl", "text", "csv", "parquet", FILES)
+FILES, IMAGES = "files", "images"
+FORMATS = ("jsonl", "text", "csv", "parquet", FILES, IMAGES)
 EXTENSIONS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz")
-FORMS = {"jsonl": "jsonl", "text": "text", "csv": "rows", "parquet": "rows", FILES: "files"}  # see records.py
+FORMS = {format: format for format in FORMATS} | {"csv": "rows", "parquet": "rows"}  # see records.py
 BUFFER_BYTES = 1 << 20
 HELD_BYTES = 1 << 20  # of records that are no lines; after so many what was read is given
 HEAD_BYTES = 1 << 16  # of a file, by which it is known again
@@ -121,7 +122,7 @@ class Input:
             return
         with open(path, "rb", BUFFER_BYTES) if self.fs is None else self.fs.open(path, "rb") as raw:
             self._file = raw
-            if path.endswith(COMPRESSED) and self.format != FILES:
+            if path.endswith(COMPRESSED) and self.form not in records.WHOLE:
                 from fsspec.compression import compr
                 from fsspec.utils import infer_compression
 
@@ -155,7 +156,7 @@ def find(name: str, format: str = "") -> Input:
     if format and format not in FORMATS:
         raise UserError(f"format {format!r} is unknown; it is one of {', '.join(FORMATS)}")
     if name == "-":
-        if format in (FILES, "parquet"):
+        if format in (FILES, IMAGES, "parquet"):
             raise UserError(f"what is piped in is read once, from its start: jsonl, csv or text, not {format}")
         return Input(None, "-", ["-"], [0], format or "jsonl", "")
     fs, path = _locate(name)
@@ -210,7 +211,7 @@ def _format(name: str, paths: list[str], folder: bool) -> str:
     if folder:
         return FILES
     raise UserError(
-        f"the format of {name!r} is not told by its name; say --format {', '.join(FORMATS[:-1])} or {FILES}"
+        f"the format of {name!r} is not told by its name; say --format {', '.join(FORMATS[:-1])} or {IMAGES}"
     )
 
 

@@ -27,7 +27,7 @@ PART = re.compile(r"part-(\d{5,})\.jsonl")
 
 
 class Header(msgspec.Struct, frozen=True, tag="map"):
-    """What a run computes. id: of its tasks' queue. input, fingerprint: see Input."""
+    """What a run computes. id: of its tasks' queue. input, fingerprint: see Input. then: the second function; ''."""
 
     id: str
     fn: str
@@ -35,6 +35,7 @@ class Header(msgspec.Struct, frozen=True, tag="map"):
     input: str
     format: str
     fingerprint: str
+    then: str = ""
 
 
 class Part(msgspec.Struct, frozen=True, tag="part"):
@@ -104,8 +105,11 @@ class Output:
         """... and those alone."""
         return self.found.dead + self._dead_records
 
-    def look(self, fn: str, batched: bool, input: str, format: str, fingerprint: str, restart: bool) -> None:
-        """What is there of an earlier run; writes nothing. Raises UserError when it was another one, or is no run's."""
+    def look(self, now: Header, restart: bool) -> None:
+        """What is there of an earlier run; writes nothing. Raises UserError when it was another one, or is no run's.
+
+        now: what this one computes; its id is that of an earlier run, or a new one.
+        """
         with _told(self.folder):
             self.found = self._read()
             here = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
@@ -115,8 +119,7 @@ class Output:
         if restart:
             self.found = Found()
         before = self.found.header
-        id = before.id if before is not None else secrets.token_hex(4)
-        now = Header(id, fn, batched, input, format, fingerprint)
+        now = msgspec.structs.replace(now, id=before.id if before is not None else secrets.token_hex(4))
         if before is not None and before != now:
             raise UserError(
                 f"{self.folder} holds the output of {_difference(before, now)}; --restart, or another --out"
@@ -228,8 +231,9 @@ class Output:
 
 
 def _difference(before: Header, now: Header) -> str:
-    if before.fn != now.fn or before.batched != now.batched:
-        return f"another function ({before.fn}{' --batched' if before.batched else ''})"
+    if (before.fn, before.batched, before.then) != (now.fn, now.batched, now.then):
+        then = f" --then {before.then}" if before.then else ""
+        return f"another function ({before.fn}{' --batched' if before.batched else ''}{then})"
     if before.input != now.input:
         return f"another input ({before.input})"
     return f"another format ({before.format})" if before.format != now.format else "an input that has changed since"

@@ -28,6 +28,18 @@ class Span:
         self._lines: dict[int, bytes] = {}  # of pieces, by position
         self._dead: dict[int, bytes] = {}
 
+    def went_on(self, piece: Piece, out: bytes, dead: Sequence[tuple[int, bytes]]) -> Piece | None:
+        """A piece came back that another function follows: its results, as that one's records. None: all are dead."""
+        lines = out.split(b"\n")[:-1]
+        if not lines:
+            self.done(piece, out, dead)
+            return None
+        gone = {piece.positions[at]: line for at, line in dead}
+        there = [position for position in piece.positions if position not in gone] if gone else piece.positions
+        self._dead.update(gone)
+        self.open -= 1
+        return Piece(self, there, [line + b"\n" for line in lines], piece.stage + 1)
+
     def done(self, piece: Piece, out: bytes, dead: Sequence[tuple[int, bytes]]) -> None:
         """A piece came back: lines of results, and (position in the piece, line) of those that are dead."""
         self.open -= 1
@@ -44,14 +56,15 @@ class Span:
 
 
 class Piece:
-    """Records of a span that are computed together. positions: theirs in the span."""
+    """Records of a span that are computed together. positions: theirs in the span. stage: which function they are for."""
 
-    __slots__ = ("future", "lost", "positions", "raws", "span")
+    __slots__ = ("future", "lost", "positions", "raws", "span", "stage")
 
-    def __init__(self, span: Span, positions: Positions, raws: Sequence[Any]) -> None:
+    def __init__(self, span: Span, positions: Positions, raws: Sequence[Any], stage: int = 0) -> None:
         self.span = span
         self.positions = positions
         self.raws = raws
+        self.stage = stage
         self.future: Any = None
         self.lost = False  # once before
         span.open += 1
@@ -67,7 +80,8 @@ class Piece:
         self.span.open -= 1
         middle = len(self.raws) // 2
         return [
-            Piece(self.span, self.positions[part], self.raws[part]) for part in (slice(middle), slice(middle, None))
+            Piece(self.span, self.positions[part], self.raws[part], self.stage)
+            for part in (slice(middle), slice(middle, None))
         ]
 
 

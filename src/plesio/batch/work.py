@@ -19,7 +19,8 @@ from plesio.batch import records
 from plesio.errors import UserError
 from plesio.runtime.functions import Functions
 
-CHECK, APPLY = f"{__name__}:check", f"{__name__}:apply"
+CHECK = f"{__name__}:check"
+APPLY = (f"{__name__}:apply", f"{__name__}:apply_next")  # by stage: what a pool measures of tasks it keeps by name
 BY_USER = (Exception, SystemExit)  # what anybody's code may raise, and we outlive
 LONGEST = 2000  # characters that are kept of what was raised
 _NOTHING = object()
@@ -60,9 +61,10 @@ def _prepare(fn: str, batched: bool) -> Prepared:
     return Prepared(found, batched)
 
 
-def check(fn: str, batched: bool) -> str:
-    """What keeps it from being used here; '': nothing. Raises NotImportable."""
+def check(fn: str, batched: bool, form: str) -> str:
+    """What keeps it from being used here for records of this form; '': nothing. Raises NotImportable."""
     try:
+        records.need(form)
         prepare(fn, batched)
     except UserError as error:
         if type(error) is not UserError:
@@ -79,9 +81,10 @@ def apply(fn: str, batched: bool, form: str, batch: int, payload: Any, index: in
     batch: records that a batched function gets at once; index: of the first in the input, or of each; position: in payload;
     seconds: that it took, without the setup.
     """
+    records.need(form)
     prepared = prepare(fn, batched)
     began_s = time.monotonic()
-    work = _Work(form, records.unpack(form, payload), index)
+    work = _Work(fn, form, records.unpack(form, payload), index)
     if prepared.batched:
         for first in range(0, len(work.raws), batch):
             work.call_together(prepared.call, range(first, min(first + batch, len(work.raws))))
@@ -94,10 +97,14 @@ def apply(fn: str, batched: bool, form: str, batch: int, payload: Any, index: in
     return [records.as_array(out), work.dead, time.monotonic() - began_s]
 
 
+apply_next = apply
+
+
 class _Work:
     """The raw records of one call, and what became of them."""
 
-    def __init__(self, form: str, raws: list[Any], index: int | list[int]) -> None:
+    def __init__(self, fn: str, form: str, raws: list[Any], index: int | list[int]) -> None:
+        self.fn = fn
         self.form = form
         self.raws = raws
         self.index = index
@@ -141,7 +148,8 @@ class _Work:
 
     def _bury(self, position: int, kind: str, error: BaseException) -> None:
         index = self.index + position if isinstance(self.index, int) else self.index[position]
-        self.dead.append([position, records.dead_line(self.form, self.raws[position], index, kind, told(error))])
+        line = records.dead_line(self.fn, self.form, self.raws[position], index, kind, told(error))
+        self.dead.append([position, line])
 
 
 class _Raised:

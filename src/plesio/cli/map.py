@@ -7,13 +7,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from plesio.cli.options import POOL, AsJson, Tls
+from plesio.cli.options import POOL, AsJson, Tls, read_amounts
 
 FN_HELP = "package.module:name or path/to/script.py:name, of a function or a class (setup(), batch(records))."
-INPUT_HELP = "A file or folder, a URL of one, or - for stdin: JSONL, CSV, Parquet, text lines, or whole files."
-FORMAT_HELP = "jsonl, text, csv, parquet, files. Default: as the name says; stdin: jsonl."
+INPUT_HELP = "A file or folder, a URL of one, or - for stdin: JSONL, CSV, Parquet, text lines, whole files or images."
+FORMAT_HELP = "jsonl, text, csv, parquet, files, images. Default: as the name says; stdin: jsonl."
 BATCHED_HELP = "The function takes a list of records and returns a list of the same length."
 SORT_HELP = "Batches are of records of similar length; the output keeps the input's order."
+THEN_HELP = "A function as FN, of what FN returned; its tasks are its own, and run beside FN's."
+REQUIRE_HELP = "A tag of the workers that FN is for, e.g. gpu=1. Repeat."
 PART_HELP = "A part of the output has about so many records; it is closed after a minute at the latest."
 
 
@@ -21,6 +23,9 @@ def map_(
     fn: Annotated[str, typer.Argument(help=FN_HELP)],
     input: Annotated[str, typer.Argument(help=INPUT_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the output: part-*.jsonl, dead.jsonl, manifest.jsonl.")],
+    then: Annotated[Optional[str], typer.Option(help=THEN_HELP)] = None,
+    require: Annotated[Optional[list[str]], typer.Option(help=REQUIRE_HELP)] = None,
+    then_require: Annotated[Optional[list[str]], typer.Option(help="... and that --then is for. Repeat.")] = None,
     batch: Annotated[int, typer.Option(help="Records that a worker gets at once.", min=1)] = 64,
     batched: Annotated[bool, typer.Option("--batched", help=BATCHED_HELP)] = False,
     format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "",
@@ -46,6 +51,7 @@ def map_(
 
     pool = mapping.pool_of(to, token_file, tls, folder, workers)
     mapping.execute(
-        pool, as_json, fn=fn, input=input, out=out, batch=batch, batched=batched, format=format,
+        pool, as_json, fn=fn, input=input, out=out, then=then, requires=read_amounts(require, "--require"),
+        then_requires=read_amounts(then_require, "--then-require"), batch=batch, batched=batched, format=format,
         sort_by_length=sort_by_length, restart=restart, part_records=part_records,
     )  # fmt: skip

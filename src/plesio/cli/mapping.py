@@ -95,6 +95,8 @@ def _lines() -> Show:
 
 
 def _line(progress: Progress) -> str:
+    if progress.lacks:
+        return f"no worker of the pool offers {progress.lacks}; waiting for one that does (plesio worker --tag)"
     if not progress.rate:
         return "waiting for a worker's first results"
     words = [f"{progress.records:,} records", f"{progress.rate:,.0f} a second"]

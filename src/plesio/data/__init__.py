@@ -1,6 +1,6 @@
 """Data for training: records by number out of files here or anywhere, prepared ahead on other slots and machines.
 
-source: records of JSONL, text, CSV, Parquet, or whole files (images). feed: units of a run with their prepared batches.
+source: records of JSONL, text, CSV, Parquet, whole files, or images. feed: units of a run with their prepared batches.
 stage: the task that prepares one. Importing it loads neither torch nor a client.
 """
 

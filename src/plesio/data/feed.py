@@ -41,6 +41,8 @@ def batches(
 ) -> Iterator[tuple[Unit, Any]]:
     """As `run.units(len(source), unit_size, ...)`, each unit with prepare(records, seed of the unit).
 
+    Records are shuffled anew each epoch by `seed`, and shared out among the learners, a unit each; a resumed run goes on
+    with the units that do not count yet. The seed of a unit is the same wherever and however often it is prepared.
     prepare: at the top of a module that workers can import. client: of the pool that prepares (`plesio.connect()`);
     None: nothing is prepared ahead. priority: of the preparation; default: that of the run, so that it has nobody's slot
     but a free one. ahead: units under preparation, at most. What fails there is prepared here, which

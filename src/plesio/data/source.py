@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from plesio.batch import records
-from plesio.batch.inputs import FILES, Input, Position, find
+from plesio.batch.inputs import Input, Position, find
 from plesio.errors import UserError
 
 CHUNK_BYTES = 1 << 22
@@ -46,7 +46,8 @@ class Source:
         return len(self._shelf)
 
     def __getitem__(self, index: int) -> Any:
-        """A record: of JSONL its value, of text a str, of rows a dict, of a file {"path", "data"}. Raises UserError."""
+        """A record: of JSONL its value, of text a str, of rows a dict, of a file {"path", "data"}, of an
+        image {"path", "image"}: an array, (height, width, 3), of uint8. Raises UserError."""
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"record {index} of {len(self)}")
@@ -63,14 +64,16 @@ class Source:
 def open_source(name: str, format: str = "") -> Source:
     """The records of an input: a file or folder, here or wherever fsspec reaches; the format by its extension.
 
-    format: jsonl, text, csv, parquet or files. Raises UserError.
+    format: jsonl, text, csv, parquet, files or images (every file of the folder is one, and decoded when it is asked
+    for; as torchvision has them, always RGB). Raises UserError.
     """
     if name == "-":
         raise UserError("what is piped in has no record numbers; write it to a file first")
     found = find(name, format)
+    records.need(found.form)
     local = found.fs is None
     shelf: _Shelf
-    if found.form == FILES:
+    if found.form in records.WHOLE:
         shelf = _Files(found)
     elif found.format == "parquet" and local:
         shelf = _RowGroups(found.paths)
