@@ -36,7 +36,7 @@ class Grants:
         return self._say(Want(self.session, self._number(), kind, name, owner, shared, limit, wait))
 
     def release(self, of: int) -> Release:
-        """Somebody waits until it is given back."""
+        """Somebody waits until it is given back; or, of a wait, until it ended well or the pool knows that it is over."""
         return self._say(Release(self.session, self._number(), of))
 
     def change(
@@ -83,6 +83,7 @@ class Grants:
             self._held.add(number)
         elif isinstance(said, Release):
             self._held.discard(said.of)
+            self._said.pop(said.of, None)
         if number in self._listening:
             self._outcomes[number] = outcome
         self._heard += said is not None
@@ -96,7 +97,8 @@ class Grants:
     def lapsed(self) -> list[Want]:
         """We were taken for gone: nothing is held. Returns the waits to say again."""
         self._held.clear()
-        return self._wants()
+        over = self._given_back()
+        return [said for said in self._wants() if said.number not in over]
 
     def _wants(self) -> list[Want]:
         return [said for said in self._said.values() if isinstance(said, Want)]
@@ -117,8 +119,10 @@ class Grants:
 
     def let_go(self) -> list[Release]:
         """Of all that is held and not given back yet."""
-        said = {release.of for release in self._said.values() if isinstance(release, Release)}
-        return [self._give_back(number) for number in sorted(self._held - said)]
+        return [self._give_back(number) for number in sorted(self._held - self._given_back())]
+
+    def _given_back(self) -> set[int]:
+        return {said.of for said in self._said.values() if isinstance(said, Release)}
 
     def settling(self) -> bool:
         """Is something given back of which we have not heard that it is?"""

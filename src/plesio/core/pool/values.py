@@ -5,7 +5,7 @@ from __future__ import annotations
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, serve, speaker
+from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, over, serve, speaker
 from plesio.core.pool.places import ADD, BARRIER, CHECK, COUNTER, EVENT, GET, PUT, Replies
 from plesio.core.pool.retention import RETENTION_S
 from plesio.core.pool.turn import Turn
@@ -24,8 +24,8 @@ def change(turn: Turn, stimulus: s.Change) -> None:
         turn.order(e.Answer(session, number, known.answers[number]))
     elif not (known.over(number) or here.over(number) or number in here.answers):
         outcome, new = _decided(turn, stimulus, len(known.answers) + len(here.answers))
-        if new is None:  # if it comes again, it must not do something then
-            turn.volatile.answered.setdefault(session, Replies()).answers[number] = 0
+        if new is None:
+            over(turn, session, number)
         else:
             turn.emit(f.ValueSet(client.number, number, stimulus.kind, stimulus.name, new))
         turn.order(outcome)
