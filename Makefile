@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lint bench soak clean
+.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lock-chaos lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -39,6 +39,10 @@ chaos: setup
 # about fifteen minutes: 50 seeded schedules of real faults under tasks, and 50 under messages
 pool-chaos: setup
 	$(BIN)/python -m plesio.testing.poolchaos --seeds 50 --out benchmarks/results/pool_chaos.json
+
+# about eight minutes: 10 seeded schedules of real faults under locks, counters, events and barriers; are the histories linearizable?
+lock-chaos: setup
+	$(BIN)/python -m plesio.testing.lockstorm --seeds 10 --out benchmarks/results/locks_chaos.json
 
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup
