@@ -97,8 +97,7 @@ class Grants:
     def lapsed(self) -> list[Want]:
         """We were taken for gone: nothing is held. Returns the waits to say again."""
         self._held.clear()
-        over = self._given_back()
-        return [said for said in self._wants() if said.number not in over]
+        return self._wants()
 
     def _wants(self) -> list[Want]:
         return [said for said in self._said.values() if isinstance(said, Want)]
@@ -119,10 +118,8 @@ class Grants:
 
     def let_go(self) -> list[Release]:
         """Of all that is held and not given back yet."""
-        return [self._give_back(number) for number in sorted(self._held - self._given_back())]
-
-    def _given_back(self) -> set[int]:
-        return {said.of for said in self._said.values() if isinstance(said, Release)}
+        said = {release.of for release in self._said.values() if isinstance(release, Release)}
+        return [self._give_back(number) for number in sorted(self._held - said)]
 
     def settling(self) -> bool:
         """Is something given back of which we have not heard that it is?"""

@@ -51,7 +51,7 @@ def want(turn: Turn, stimulus: s.Want) -> None:
         turn.order(e.Granted(session, number, hold.token))
     elif number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not known.over(number) and number not in here.answers and (session, number) not in waits.tickets:
+    elif not (known.over(number) or is_over(number, here) or (session, number) in waits.tickets):
         waiter = Waiter(
             session, number, stimulus.kind, stimulus.name, client.number, stimulus.owner, stimulus.shared, stimulus.limit,
         )  # fmt: skip
@@ -92,6 +92,11 @@ def _line_up(turn: Turn, waiter: Waiter, wait: bool) -> None:
 def _refuse(turn: Turn, session: str, number: int, why: str, reason: str) -> None:
     over(turn, session, number)
     turn.order(e.Refuse(session, number, why, reason))
+
+
+def is_over(number: int, here: Replies) -> bool:
+    """See `over`. here: of its connection."""
+    return here.over(number) or number in here.answers
 
 
 def over(turn: Turn, session: str, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, over, serve, speaker
+from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, is_over, over, serve, speaker
 from plesio.core.pool.places import ADD, BARRIER, CHECK, COUNTER, EVENT, GET, PUT, Replies
 from plesio.core.pool.retention import RETENTION_S
 from plesio.core.pool.turn import Turn
@@ -22,7 +22,7 @@ def change(turn: Turn, stimulus: s.Change) -> None:
     known, here = _answers(turn, client.number, session)
     if number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not (known.over(number) or here.over(number) or number in here.answers):
+    elif not (known.over(number) or is_over(number, here)):
         outcome, new = _decided(turn, stimulus, len(known.answers) + len(here.answers))
         if new is None:
             over(turn, session, number)
