@@ -14,4 +14,4 @@ from plesio.testing import lockstorm
 def test_histories_of_all_that_coordinates_are_linearizable(seed: int, tmp_path: Path) -> None:
     report = lockstorm.run(seed, tmp_path / "storm")
     assert report["troubles"] == [], report
-    assert min(report["calls"].values()) > 100, report
+    assert min(report["operations"].values()) > 100, report

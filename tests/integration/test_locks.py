@@ -433,4 +433,4 @@ def test_the_shell_tells_who_holds_and_who_waits(client: Client, crew: PoolCrew,
 def test_under_kills_and_pauses_the_histories_are_linearizable(tmp_path: Path) -> None:
     report = lockstorm.run(0, tmp_path / "storm", 1)
     assert report["troubles"] == [], report
-    assert min(report["calls"].values()) > 0, report
+    assert min(report["operations"].values()) > 0, report
