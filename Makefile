@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos everything lint bench soak clean
+.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -43,6 +43,10 @@ pool-chaos: setup
 # about twenty minutes: 20 seeded schedules of kills under a run, a map, two queues, a lock and urgent tasks in one pool
 everything: setup
 	$(BIN)/python -m plesio.testing.everything --seeds 20 --out benchmarks/results/everything.json
+
+# about eight minutes: 10 seeded schedules of real faults under locks, counters, events and barriers; are the histories linearizable?
+lock-chaos: setup
+	$(BIN)/python -m plesio.testing.lockstorm --seeds 10 --out benchmarks/results/locks_chaos.json
 
 # machines made of network namespaces; two or three minutes; needs `ip` and `tc`
 test-network: setup

@@ -1,4 +1,4 @@
-"""Locks and counters under lost and repeated messages, jumping clocks, dead clients and restarts: the shipped two sides.
+"""Locks, counters and barriers under lost and repeated messages, jumping clocks, deaths and restarts: the shipped two sides.
 
 Seeded, not drawn by hypothesis: most of what it does must be ordinary for anybody to wait for anything.
 """
@@ -16,7 +16,7 @@ from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
 from plesio.core.pool.grants import HEARD, Grants
-from plesio.core.pool.places import ADD, COUNTER, HELD, LEASE_S, LOCK, PUT, RWLOCK, SEMAPHORE, admits
+from plesio.core.pool.places import ADD, BARRIER, COUNTER, HELD, LEASE_S, LOCK, PUT, RWLOCK, SEMAPHORE, admits
 from plesio.core.pool.state import Durable, Kept, apply, freeze, thaw
 from plesio.core.pool.turn import State
 from plesio.wire import poolmessages as m
@@ -24,7 +24,7 @@ from plesio.wire import poolmessages as m
 STORMS, STEPS = 150, 150
 CLIENTS = 3
 ACTIONS = {
-    "want": 10, "give_up": 1, "release": 6, "add": 3, "swap": 3, "arrive_again": 2, "cut": 1, "connect": 2, "time_passes": 2,
+    "want": 10, "give_up": 2, "release": 6, "add": 3, "swap": 3, "arrive_again": 2, "cut": 1, "connect": 2, "time_passes": 2,
     "restart": 0.3,
 }  # fmt: skip
 PLACES = (
@@ -33,6 +33,8 @@ PLACES = (
     ("r", RWLOCK, True, 0),
     ("r", RWLOCK, False, 0),
     ("s", SEMAPHORE, True, 2),
+    ("m", BARRIER, True, 2),
+    ("m", BARRIER, True, 2),
 )
 
 encode = msgspec.msgpack.Encoder().encode
@@ -50,7 +52,9 @@ class Client:
         self.up: deque[Any] = deque()
         self.down: deque[Any] = deque()
         self.before: list[Any] = []  # what arrived over this connection
-        self.waits = 0  # the number of what it waits for
+        self.waits, self.kind = 0, ""  # the number of what it waits for
+        self.withdraws = 0  # the number under which it gives that up
+        self.passed: list[int] = []  # times at the barrier
         self.held: list[int] = []
         self.added = 0
         self.swaps, self.value = 0, 0
@@ -74,11 +78,19 @@ class Client:
             answer = self.grants.take(self.swaps)
             assert isinstance(answer, e.Answer)
             self.swaps, self.value = 0, self.value + answer.ok
-        if self.waits and self.grants.arrived(self.waits):
+        if self.withdraws and self.grants.arrived(self.withdraws):
+            self.grants.take(self.withdraws)
+            self.withdraws = 0
+            if not self.grants.arrived(self.waits):
+                assert self.grants.give_up(self.waits) is None, "it is withdrawn"
+                self.waits = 0
+        if self.waits and not self.withdraws and self.grants.arrived(self.waits):
             outcome = self.grants.take(self.waits)
             assert not isinstance(outcome, e.Refuse) or outcome.why in (e.DEADLOCK, e.BUSY), outcome
             if isinstance(outcome, e.Granted):
                 self.held.append(self.waits)
+            if isinstance(outcome, e.Answer):
+                self.passed.append(outcome.value)
             self.waits = 0
 
 
@@ -90,6 +102,7 @@ class Storm:
         self.state, self.folded = State(), Durable()
         self.now_s = 100.0
         self.token = 0
+        self.passed: list[tuple[int, str]] = []  # times at the barrier, and who was there
         self.clients = [Client(i) for i in range(CLIENTS)]
         self.give(s.TakeLead(1))
         for client in self.clients:
@@ -104,6 +117,8 @@ class Storm:
             apply(self.folded, fact)
             if isinstance(fact, f.PlaceTaken):
                 self.check_grant(fact, before)
+            elif isinstance(fact, f.BarrierPassed):
+                self.check_barrier(fact)
         for effect in effects:
             message = m.decode("from", m.encode(effect))
             for client in self.clients:
@@ -122,6 +137,13 @@ class Storm:
             : next((i for i, w in enumerate(line) if w.client == hold.client and w.number == hold.number), len(line))
         ]
         assert not any((w.session, w.number) in tickets for w in earlier), "nobody is passed over"
+
+    def check_barrier(self, fact: f.BarrierPassed) -> None:
+        waiting = {client.session: client.waits for client in self.clients}
+        for client, number in fact.parties:
+            session = self.folded.sessions[client]
+            assert waiting[session] == number, "nobody goes on with one that was refused, or has given up"
+            self.passed.append((fact.generation, session))
 
     def step(self) -> None:
         """Something happens; most of the time what was said arrives soon."""
@@ -142,12 +164,17 @@ class Storm:
         client, (name, kind, shared, limit) = self.clients[i], self.rng.choice(PLACES)
         if not client.waits:
             said = client.grants.want(kind, name, "main", shared, limit, self.rng.random() < 0.8)
-            client.waits = said.number
+            client.waits, client.kind = said.number, kind
             client.say(said)
 
     def give_up(self, i: int) -> None:
         client = self.clients[i]
-        if client.waits:
+        if client.waits and client.kind == BARRIER:
+            if not client.withdraws:
+                said = client.grants.release(client.waits)
+                client.withdraws = said.number
+                client.say(said)
+        elif client.waits:
             client.say(client.grants.give_up(client.waits))
             client.waits = 0
 
@@ -252,6 +279,8 @@ class Storm:
             for i, client in enumerate(self.clients):
                 while client.held:
                     self.release(i)
+                if client.kind == BARRIER:
+                    self.give_up(i)
                 for message in client.grants.due(self.now_s):
                     client.say(message)
                 self.arrive(i, 1000)
@@ -262,6 +291,8 @@ class Storm:
         assert self.state.durable.places.values.get((COUNTER, "n"), 0) == sum(client.added for client in self.clients)
         for client in self.clients:
             assert self.state.durable.places.values.get((COUNTER, client.session), 0) == client.value
+        assert sorted(self.passed) == sorted((t, client.session) for client in self.clients for t in client.passed)
+        assert [t for t, _ in self.passed] == [i // 2 for i in range(len(self.passed))], "two each time"
         assert max(len(replies.answers) for replies in self.state.durable.places.replies.values()) <= 2 * HEARD
 
 
@@ -273,5 +304,6 @@ def test_locks_hold_what_they_promise_in_any_storm() -> None:
             storm.step()
         storm.end()
         seen += storm.seen
-    words = ("PlaceTaken", "PlaceReleased", "PlacesLost", "ValueSet", "AnswersHeard", "Lapsed", "Refuse", "waits")
+    facts = ("PlaceTaken", "PlaceReleased", "PlacesLost", "ValueSet", "BarrierPassed", "AnswersHeard")
+    words = (*facts, "Lapsed", "Refuse", "waits")
     assert min(seen[word] for word in words) > STORMS, seen

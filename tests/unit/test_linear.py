@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 
-from plesio.testing.linear import NEVER_S, Count, Op, Places, is_linearizable
+from plesio.testing.linear import NEVER_S, Count, Flag, Meeting, Op, Places, is_linearizable
+from plesio.testing.lockwork import Notes, histories
 
 
 def test_calls_one_after_the_other_must_be_right() -> None:
@@ -58,6 +60,79 @@ def test_what_was_lost_was_not_held_any_more() -> None:
     assert is_linearizable([unknown, Op(1, NEVER_S, "lose", "x"), second], Places(1)) and is_linearizable(
         [second], Places(1)
     )
+
+
+def test_readers_share_and_a_writer_is_alone() -> None:
+    both = Places(1000)
+    reads = [Op(0, 1, "read", "x", 1), Op(2, 3, "read", "y", 2)]
+    gone = [Op(4, 5, "release", token, "done") for token in (1, 2)]
+    write = Op(6, 7, "write", "z", 3)
+    assert is_linearizable([*reads, *gone, write], both)
+    assert not is_linearizable([*reads, gone[0], write], both), "a reader beside a writer"
+    assert not is_linearizable([write, Op(8, 9, "read", "x", 4)], both), "a writer beside a reader"
+    assert not is_linearizable([write, Op(8, 9, "write", "x", 4)], both), "two writers"
+    assert not is_linearizable([*reads, *gone, write._replace(result=2)], both), "a token that goes back"
+    assert not is_linearizable([reads[0], reads[1]._replace(result=1)], both), "readers with one token"
+
+
+def test_a_reader_that_was_killed_keeps_a_writer_out_until_it_is_lost() -> None:
+    read, write = Op(0, NEVER_S, "read", "x"), Op(3, 4, "write", "y", 2)
+    check = Op(1, 2, "check", "x", "done")  # it was granted, then
+    assert not is_linearizable([read, check, write], Places(1000))
+    assert is_linearizable([read, check, Op(2.5, NEVER_S, "lose", "x"), write], Places(1000))
+
+
+def test_an_event_is_what_it_was_set_to() -> None:
+    put, clear = Op(0, 1, "set", None), Op(4, 5, "clear", None)
+    for name, argument in (("get", None), ("wait", 0), ("wait", 1.0)):
+        during, after = Op(2, 3, name, argument, True), Op(6, 7, name, argument, True)
+        assert is_linearizable([put, during, clear, after._replace(result=False)], Flag())
+        assert not is_linearizable([put, during, clear, after], Flag()), "it was cleared all the time"
+        assert is_linearizable([put, during._replace(result=False), clear], Flag()) == (argument == 1.0)
+    assert is_linearizable([put, Op(2, 9, "wait", 1.0, True), clear], Flag())
+    assert not is_linearizable([Op(2, 9, "wait", 1.0, True), clear], Flag())
+    unknown = put._replace(returned_s=NEVER_S)
+    assert all(is_linearizable([unknown, Op(2, 3, "get", None, result)], Flag()) for result in (True, False))
+
+
+def waits(*times: tuple[float, float, int | None]) -> list[Op]:
+    """At a barrier: when it was called, when it returned, and what."""
+    return [
+        Op(called_s, returned_s, name, None, result)
+        for called_s, returned_s, result in times
+        for name in (("come", "go") if result is not None else ("come",))
+    ]
+
+
+def test_all_parties_of_a_barrier_have_one_moment_in_common() -> None:
+    first = [(0, 10, 0), (1, 4, 0), (3, 5, 0)]
+    second = [(6, 20, 1), (7, 20, 1), (11, 20, 1)]
+    assert is_linearizable(waits(*first, *second), Meeting(3))
+    assert not is_linearizable(waits(*first[:2]), Meeting(3)), "one that comes too early lets them go"
+    assert not is_linearizable(waits((0, 10, 0), (1, 2, 0), (3, 5, 0)), Meeting(3)), "one left before all had come"
+    assert not is_linearizable(waits(*first, (0, 10, 0)), Meeting(3)), "four were let go"
+    assert not is_linearizable(waits((0, 1, 0), (2, 3, 0), (0, 3, 0)), Meeting(3)), "one came twice"
+    assert not is_linearizable(waits(*second), Meeting(3)), "a number was left out"
+    assert not is_linearizable(waits(*((c, r, 1 - n) for c, r, n in (*first, *second))), Meeting(3)), "they go back"
+
+
+def test_a_party_that_was_killed_counted_once_or_not() -> None:
+    two = [(0, 4, 0), (1, 4, 0)]
+    killed = (2, NEVER_S, None)
+    for came in ([killed], [killed, (2, 3, 0)]):
+        assert is_linearizable(waits(*two, *came), Meeting(3))
+    assert not is_linearizable(waits(*two, (5, NEVER_S, None)), Meeting(3)), "it came after they had left"
+    assert not is_linearizable(waits(*two, killed, (5, 9, 1), (6, 9, 1)), Meeting(3)), "it counted twice"
+
+
+def test_a_party_that_gave_up_is_none(tmp_path: Path) -> None:
+    for i, result in enumerate((0, 0, "late")):
+        notes = Notes(tmp_path / f"w{i}")
+        notes.call("barrier", "wait", 1.0, lambda result=result: result)  # type: ignore[misc]
+    Notes(tmp_path / "w3").call("event", "set", None, lambda: None)
+    found = histories(sorted(tmp_path.glob("w*")), {})
+    assert [op.name for op in found["barrier"]] == ["come", "go"] * 2 and [op.name for op in found["event"]] == ["set"]
+    assert not is_linearizable(found["barrier"], Meeting(3))
 
 
 @pytest.mark.parametrize("seed", range(30))

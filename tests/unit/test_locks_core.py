@@ -174,6 +174,25 @@ def test_a_barrier_tells_a_party_that_missed_it_which_time_it_passed() -> None:
     assert bench.give(party[0]) == [e.Answer(ANN, 1, 0)]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_wait_that_was_refused_or_withdrawn_is_no_party_when_it_comes_again(waits: bool) -> None:
+    bench = Bench()
+    wait = s.Want(ANN, 1, BARRIER, "b", "main", True, 2, waits)
+    told = bench.give(wait, s.Release(ANN, 2, 1)) if waits else bench.give(wait)
+    assert len(told) == 1
+    assert bench.give(wait) == [] == bench.give(s.Want(BEN, 1, BARRIER, "b", "main", True, 2))
+    bench.give(s.Heard(ANN, 2, ()))
+    assert bench.give(wait) == [] and not bench.state.durable.places.barriers
+
+
+def test_a_wait_whose_refusal_was_not_heard_is_asked_again_on_a_new_connection() -> None:
+    bench = Bench()
+    wait = s.Want(ANN, 1, BARRIER, "b", "main", True, 2, False)
+    assert bench.give(wait, s.Want(BEN, 1, BARRIER, "b", "main", True, 2))[0].why == e.BUSY
+    bench.give(s.ClientUp(ANN))
+    assert bench.give(wait) == [e.Answer(BEN, 1, 0), e.Answer(ANN, 1, 0)]
+
+
 def test_a_barrier_that_nobody_passed_for_a_day_is_forgotten() -> None:
     bench = Bench()
     bench.give(s.Want(ANN, 1, BARRIER, "b", "main", True, 1))
@@ -307,6 +326,19 @@ def test_one_that_was_taken_for_gone_says_its_waits_again() -> None:
     grants.change(COUNTER, "n", ADD, 1)
     grants.receive(e.Granted(ANN, first.number, 7))
     assert grants.lapsed() == [second]
+
+
+def test_a_wait_that_is_being_withdrawn_may_still_end_well() -> None:
+    grants = Grants(ANN)
+    for ends_well in (True, False):
+        wait = grants.want(BARRIER, "b", "main", True, 2, True)
+        release = grants.release(wait.number)
+        assert grants.resend()[1:] == [wait, release]
+        if ends_well:
+            grants.receive(e.Answer(ANN, wait.number, 7))
+        grants.receive(e.Answer(ANN, release.number, 0, False))
+        assert grants.arrived(release.number) and grants.arrived(wait.number) == ends_well
+        assert grants.resend()[1:] == [] and not grants.settling()
 
 
 def test_what_was_heard_is_said_now_and_then() -> None:

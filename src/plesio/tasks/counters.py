@@ -60,7 +60,10 @@ class Barrier:
         self._parties = parties
 
     def wait(self, timeout: float | None = None) -> int:
-        """Until all have come; the number of this time, from 0. Raises TimeoutError: it is one of them no more."""
+        """Until all have come; the number of this time, from 0. Raises TimeoutError: it is one of them no more.
+
+        That the pool has confirmed, so that nobody went on with it: while the pool is away, it lasts longer than `timeout`.
+        """
         return _value(self._locking.call(self._want(this_thread(), timeout), timeout or None))
 
     async def wait_async(self, timeout: float | None = None) -> int:

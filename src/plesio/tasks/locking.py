@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -12,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from plesio.core.pool import effects as e
 from plesio.core.pool.grants import Grants, Outcome, Said
+from plesio.core.pool.places import BARRIER
 from plesio.core.pool.stimuli import Heard, Want
 from plesio.errors import LeaseLost, UserError, WouldDeadlock
 from plesio.tasks.future import in_loop
@@ -68,6 +70,8 @@ class Locking:
         try:
             self._link.tell(said)
             self._link.wait_until(lambda: self._grants.arrived(said.number), timeout)
+            if self._counts(said):
+                self.call(lambda grants: grants.release(said.number))
         except BaseException:
             self._give_up(said.number)
             raise
@@ -84,14 +88,19 @@ class Locking:
             self._alarms[said.number] = lambda: in_loop(loop, came.set)
         try:
             self._link.tell(said)
-            await asyncio.wait_for(came.wait(), timeout)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(came.wait(), timeout)
             self._link.check()
-        except TimeoutError:
-            pass
+            if self._counts(said):
+                await self.call_async(lambda grants: grants.release(said.number))
         except BaseException:
             self._give_up(said.number)
             raise
         return self._end(said, timeout)
+
+    def _counts(self, said: Said) -> bool:
+        """Has it waited in vain at a barrier? The others may go on with it until the pool knows that it is gone."""
+        return isinstance(said, Want) and said.kind == BARRIER and not self._grants.arrived(said.number)
 
     def _end(self, said: Said, timeout: float | None) -> Outcome:
         with self._lock:

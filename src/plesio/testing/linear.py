@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 NEVER_S = math.inf
+TAKING = ("acquire", "read", "write")
 
 
 class Op(NamedTuple):
@@ -34,10 +35,11 @@ class Model(Protocol):
 
 
 class Places:
-    """A lock (n 1) or a semaphore. State: the tokens that are held, and the newest.
+    """A lock (n 1), a semaphore, or a read-write lock. State: the tokens that are held, each with its parts; the newest.
 
-    'acquire' has its token as its result; without one, its argument stands for it. 'release' and 'check' of a token have
-    'done' or 'lost'. 'lose' of a token: its holder was killed or paused then, and the pool may take it at any time.
+    'acquire' and 'read' take one of n parts, 'write' takes all, and each has its token as its result; without one, its
+    argument stands for it. 'release' and 'check' of a token have 'done' or 'lost'. 'lose' of a token: its holder was
+    killed or paused then, and the pool may take it at any time.
     """
 
     def __init__(self, n: int) -> None:
@@ -47,21 +49,22 @@ class Places:
         """Nobody holds anything."""
         return frozenset(), 0
 
-    def step(self, state: tuple[frozenset[Any], int], op: Op) -> Hashable | None:
+    def step(self, state: tuple[frozenset[tuple[Any, int]], int], op: Op) -> Hashable | None:
         """See Model."""
         held, newest = state
-        if op.name == "acquire":
+        if op.name in TAKING:
             token = op.argument if op.result is None else op.result
-            known = op.result is not None
-            if len(held) >= self.n or (known and token <= newest):
+            known, parts = op.result is not None, self.n if op.name == "write" else 1
+            if sum(taken for _, taken in held) + parts > self.n or (known and token <= newest):
                 return None
-            return held | {token}, token if known else newest
-        there = op.argument in held
+            return held | {(token, parts)}, token if known else newest
+        left = frozenset(hold for hold in held if hold[0] != op.argument)
+        there = left != held
         if op.name == "lose":
-            return (held - {op.argument}, newest) if there else None
+            return (left, newest) if there else None
         if op.result is not None and there != (op.result == "done"):
             return None
-        return (held - {op.argument}, newest) if op.name == "release" and there else state
+        return (left, newest) if op.name == "release" else state
 
 
 class Count:
@@ -81,6 +84,49 @@ class Count:
         if op.result not in (None, state == expected):
             return None
         return new if state == expected else state
+
+
+class Flag:
+    """An event. 'set', 'clear'; 'get' has whether it is set; 'wait', by its timeout, whether it was.
+
+    A wait that lasts says False also when the pool could not be reached: that tells nothing.
+    """
+
+    def start(self) -> Hashable:
+        """Nobody set it."""
+        return False
+
+    def step(self, state: bool, op: Op) -> Hashable | None:
+        """See Model."""
+        if op.name in ("set", "clear"):
+            return op.name == "set"
+        tells = op.result is not None and (op.name == "get" or op.result or op.argument == 0)
+        return None if tells and op.result != state else state
+
+
+class Meeting:
+    """A barrier of n parties. State: times passed, and how many have come since.
+
+    A wait is two calls within its time, as of what waits for others (Scherer and Scott, DISC 2004): 'come', and 'go' once
+    it is passed; both have its number as their result. So the n waits of a number have one moment in common
+    (set-linearizability: Neiger, PODC 1994). One that never returned has only come, or not. One that timed out is no call.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def start(self) -> Hashable:
+        """Nobody came."""
+        return 0, 0
+
+    def step(self, state: tuple[int, int], op: Op) -> Hashable | None:
+        """See Model."""
+        passed, come = state
+        if op.name == "go":
+            return state if op.result < passed else None
+        if op.result not in (None, passed):
+            return None
+        return (passed + 1, 0) if come + 1 == self.n else (passed, come + 1)
 
 
 def is_linearizable(history: Sequence[Op], model: Model) -> bool:

@@ -1,113 +1,33 @@
-"""Processes that use one lock, one semaphore and one counter, under kills and pauses of them and of the coordinator.
+"""Processes that use one of everything that coordinates, under kills and pauses of them and of the coordinator.
 
-Each notes its calls and returns in a file of its own, which outlives it; the histories are then checked: linear.py.
+See lockwork.py for what they do and note, linear.py for how it is checked, and `make lock-chaos`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from plesio.core.pool.places import LEASE_S
-from plesio.errors import LeaseLost
-from plesio.tasks.client import Client
-from plesio.tasks.dialling import Address
-from plesio.tasks.link import Link
-from plesio.tasks.locks import Held, Lock
-from plesio.testing.linear import NEVER_S, Count, Model, Op, Places, is_linearizable
+from plesio.testing.linear import is_linearizable
+from plesio.testing.lockwork import MODELS, STOP, histories
 from plesio.testing.poolcrew import PoolCrew
 
-WORKERS, PARTS = 4, 2
-NAME = "storm"
-STOP = "stop"
+WORKERS = 4
+ROUNDS = 5
 FAULTS = ("killed", "killed", "paused", "coordinator")
-REST_S = 0.01
 WAIT_S = 60.0
-
-
-class Notes:
-    """Of one process: a line when it calls, a line when that returned."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def call(self, what: str, name: str, argument: Any, work: Callable[[], Any]) -> Any:
-        """Notes it and does it."""
-        self._write([what, name, argument])
-        result = work()
-        self._write([result])
-        return result
-
-    def _write(self, row: list[Any]) -> None:
-        os.write(self._file, (json.dumps([time.monotonic(), *row]) + "\n").encode())
-
-
-def work(client: Client, notes: Notes, rng: random.Random, stop: Path) -> None:
-    """Until there is such a file."""
-    counter = client.counter(NAME)
-    places = {"lock": client.lock(NAME), "semaphore": client.semaphore(NAME, PARTS)}
-    while not stop.exists():
-        what = rng.choice(sorted(places))
-        _hold(places[what], what, notes, rng)
-        amount = rng.randint(1, 9)
-        value = notes.call("counter", "add", amount, partial(counter.add, amount))
-        if rng.random() < 0.5:
-            new = value + rng.randint(1, 9)
-            notes.call("counter", "swap", [value, new], partial(counter.compare_and_set, value, new))
-        notes.call("counter", "get", None, counter.get)
-
-
-def _hold(lock: Lock, what: str, notes: Notes, rng: random.Random) -> None:
-    held: list[Held] = []
-
-    def acquire() -> int:
-        held.append(lock.acquire())
-        return held[0].token
-
-    token = notes.call(what, "acquire", None, acquire)
-    time.sleep(REST_S * rng.random())
-    notes.call(what, "check", token, lambda: _whether(held[0].check))
-    notes.call(what, "release", token, lambda: _whether(held[0].release))
-    time.sleep(REST_S * rng.random())
-
-
-def _whether(ask: Callable[[], None]) -> str:
-    try:
-        ask()
-    except LeaseLost:
-        return "lost"
-    return "done"
-
-
-def histories(files: list[Path], faults_s: dict[str, list[float]]) -> dict[str, list[Op]]:
-    """By what was used. faults_s: by name of a file, when its process was killed or paused."""
-    found: dict[str, list[Op]] = {"lock": [], "semaphore": [], "counter": []}
-    for path in files:
-        rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        rows += [[NEVER_S, None]] * (len(rows) % 2)
-        for (called_s, what, name, argument), (returned_s, result) in zip(rows[::2], rows[1::2], strict=True):
-            said = f"{path.name} {called_s}" if name == "acquire" else tuple(argument) if name == "swap" else argument
-            found[what].append(Op(called_s, returned_s, name, said, result))
-            if name == "acquire":
-                token = said if result is None else result
-                times = [at_s for at_s in faults_s.get(path.name, []) if at_s > called_s]
-                found[what] += [Op(at_s, NEVER_S, "lose", token) for at_s in times[:1]]
-    return {what: _without_idle(ops) for what, ops in found.items()}
-
-
-def _without_idle(ops: list[Op]) -> list[Op]:
-    """A token that was released well was not lost."""
-    released = {op.argument for op in ops if op.name == "release" and op.result == "done"}
-    return [op for op in ops if op.name != "lose" or op.argument not in released]
 
 
 class Workers:
@@ -133,7 +53,7 @@ class Workers:
         path = self.folder / f"w{len(self.files())}"
         path.touch()
         words = [str(self.crew.port), self.crew.token, str(path), f"{self.seed} {path.name}"]
-        self.alive[path.name] = subprocess.Popen([sys.executable, "-m", "plesio.testing.lockstorm", *words])
+        self.alive[path.name] = subprocess.Popen([sys.executable, "-m", "plesio.testing.lockwork", *words])
 
     def files(self) -> list[Path]:
         """The notes of all there ever were."""
@@ -164,30 +84,51 @@ class Workers:
             assert code == 0, f"{name} ended with {code}"
 
 
-def run(seed: int, folder: Path, rounds: int) -> dict[str, Any]:
+def run(seed: int, folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """One schedule of so many rounds of FAULTS. Returns what was done, and 'troubles': what cannot have happened."""
-    rng = random.Random(seed)
+    rng, began_s = random.Random(seed), time.monotonic()
+    done: Counter[str] = Counter()
     (folder / "pool").mkdir(parents=True)
     with PoolCrew(folder / "pool") as crew, Workers(crew, folder, seed) as workers:
         for _ in range(rounds):
             for fault in rng.sample(FAULTS, len(FAULTS)):
                 time.sleep(rng.uniform(0.3, 1.5))
                 workers.suffer(fault, rng)
+                done[fault] += 1
         workers.end()
     found = histories(workers.files(), workers.faults_s)
-    models: dict[str, Model] = {"lock": Places(1), "semaphore": Places(PARTS), "counter": Count()}
-    troubles = [f"{what}: not linearizable" for what, ops in found.items() if not is_linearizable(ops, models[what])]
+    troubles = [f"{what}: not linearizable" for what, ops in found.items() if not is_linearizable(ops, MODELS[what])]
     lost = sum(op.result == "lost" for ops in found.values() for op in ops)
-    return {"seed": seed, **{what: len(ops) for what, ops in found.items()}, "lost": lost, "troubles": troubles}
+    wall_s = round(time.monotonic() - began_s, 1)
+    counts = {what: len(ops) for what, ops in found.items()}
+    return {
+        "seed": seed, "faults": dict(done), "operations": counts, "lost": lost, "wall_s": wall_s, "troubles": troubles,
+    }  # fmt: skip
 
 
 def main() -> None:
-    """One worker."""
-    port, token, path, seed = sys.argv[1:]
-    link = Link(Address("127.0.0.1", int(port), token))
-    link.open()
-    with Client(link) as client:
-        work(client, Notes(Path(path)), random.Random(seed), Path(path).parent / STOP)
+    """So many seeds; what came of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for seed in range(args.first, args.first + args.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(row := run(seed, Path(folder) / "storm"))
+        print(f"{seed}: {row['wall_s']} s {row['troubles'] or 'all is well'}", file=sys.stderr, flush=True)
+    failed = sum(bool(row["troubles"]) for row in rows)
+    result = {
+        "what": f"{WORKERS} processes that use one of each, under kills and pauses; a wait at the barrier is two operations",
+        "operations": {what: sum(row["operations"][what] for row in rows) for what in MODELS},
+        "schedules": rows,
+        "failed": failed,
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+    }
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

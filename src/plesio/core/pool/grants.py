@@ -36,7 +36,7 @@ class Grants:
         return self._say(Want(self.session, self._number(), kind, name, owner, shared, limit, wait))
 
     def release(self, of: int) -> Release:
-        """Somebody waits until it is given back."""
+        """Somebody waits until it is given back; or, of a wait, until it ended well or the pool knows that it is over."""
         return self._say(Release(self.session, self._number(), of))
 
     def change(
@@ -83,6 +83,7 @@ class Grants:
             self._held.add(number)
         elif isinstance(said, Release):
             self._held.discard(said.of)
+            self._said.pop(said.of, None)
         if number in self._listening:
             self._outcomes[number] = outcome
         self._heard += said is not None

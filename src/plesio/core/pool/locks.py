@@ -46,17 +46,18 @@ def want(turn: Turn, stimulus: s.Want) -> None:
         return
     places, waits = turn.durable.places, turn.volatile.waits
     hold, known = places.mine.get(client.number, {}).get(number), places.replies.get(client.number, NOBODY)
+    here = turn.volatile.answered.get(session, NOBODY)
     if hold is not None:
         turn.order(e.Granted(session, number, hold.token))
     elif number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not known.over(number) and (session, number) not in waits.tickets:
+    elif not (known.over(number) or is_over(number, here) or (session, number) in waits.tickets):
         waiter = Waiter(
             session, number, stimulus.kind, stimulus.name, client.number, stimulus.owner, stimulus.shared, stimulus.limit,
         )  # fmt: skip
         reason = _unsound(turn, waiter)
         if reason:
-            turn.order(e.Refuse(session, number, e.WRONG, reason))
+            _refuse(turn, session, number, e.WRONG, reason)
         elif _is_newest(turn, waiter):
             _line_up(turn, waiter, stimulus.wait)
     turn.volatile.alive_s[client.number] = turn.now_s + LEASE_S
@@ -82,10 +83,25 @@ def _line_up(turn: Turn, waiter: Waiter, wait: bool) -> None:
         return
     if not wait:
         waits.remove(ticket)
-        turn.order(e.Refuse(*ticket, e.BUSY, f"{_called(waiter.key)} is not free"))
+        _refuse(turn, *ticket, e.BUSY, f"{_called(waiter.key)} is not free")
     elif waiter.kind in HELD and (steps := cycle(turn.durable.places, waits, waiter)):
         waits.remove(ticket)
-        turn.order(e.Refuse(*ticket, e.DEADLOCK, _told(steps)))
+        _refuse(turn, *ticket, e.DEADLOCK, _told(steps))
+
+
+def _refuse(turn: Turn, session: str, number: int, why: str, reason: str) -> None:
+    over(turn, session, number)
+    turn.order(e.Refuse(session, number, why, reason))
+
+
+def is_over(number: int, here: Replies) -> bool:
+    """See `over`. here: of its connection."""
+    return here.over(number) or number in here.answers
+
+
+def over(turn: Turn, session: str, number: int) -> None:
+    """It changed nothing, or is withdrawn: if it comes again on this connection, it must not do anything."""
+    turn.volatile.answered.setdefault(session, Replies()).answers[number] = 0
 
 
 def _unsound(turn: Turn, waiter: Waiter) -> str:
@@ -171,6 +187,8 @@ def release(turn: Turn, stimulus: s.Release) -> None:
         waiter = turn.volatile.waits.remove((session, stimulus.of))
         if hold is not None:
             turn.emit(f.PlaceReleased(hold.token, number))
+        else:
+            over(turn, session, stimulus.of)
         turn.order(e.Answer(session, number, hold.token if hold is not None else 0, hold is not None))
         for gone in (hold, waiter):
             if gone is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
 from plesio.core.pool import stimuli as s
-from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, serve, speaker
+from plesio.core.pool.locks import MAX_NAME, MOST, NOBODY, is_full, is_over, over, serve, speaker
 from plesio.core.pool.places import ADD, BARRIER, CHECK, COUNTER, EVENT, GET, PUT, Replies
 from plesio.core.pool.retention import RETENTION_S
 from plesio.core.pool.turn import Turn
@@ -22,10 +22,10 @@ def change(turn: Turn, stimulus: s.Change) -> None:
     known, here = _answers(turn, client.number, session)
     if number in known.answers:
         turn.order(e.Answer(session, number, known.answers[number]))
-    elif not (known.over(number) or here.over(number) or number in here.answers):
+    elif not (known.over(number) or is_over(number, here)):
         outcome, new = _decided(turn, stimulus, len(known.answers) + len(here.answers))
-        if new is None:  # if it comes again, it must not do something then
-            turn.volatile.answered.setdefault(session, Replies()).answers[number] = 0
+        if new is None:
+            over(turn, session, number)
         else:
             turn.emit(f.ValueSet(client.number, number, stimulus.kind, stimulus.name, new))
         turn.order(outcome)
