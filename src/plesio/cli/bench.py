@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -28,3 +28,17 @@ def tasks(
     from plesio.cli import measuring
 
     measuring.report(measuring.measure(count, workers, sync.value), as_json)
+
+
+@app.command()
+def codecs(
+    codec: Annotated[Optional[list[str]], typer.Option(help="By its text, e.g. topk(1/64)+int4. Repeat.")] = None,
+    values: Annotated[int, typer.Option(help="Values of the tensor, float32.", min=1 << 16)] = 1 << 24,
+    threads: Annotated[int, typer.Option(help="That a codec may use.", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="Of each; the medians count.", min=1)] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Encode and decode normally distributed values, in turns with a copy of memory: GB/s, and as a part of that limit."""
+    from plesio.cli import codecbench
+
+    codecbench.bench(codec or list(codecbench.ALL), values, threads, rounds, as_json)

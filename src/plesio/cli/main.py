@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from plesio.cli import bench, locks, map, pool, queue, tasks
+from plesio.cli import bench, codecs, locks, map, pool, queue, tasks
 from plesio.cli import runs as training
 from plesio.cli.options import TLS_HELP
 from plesio.errors import PlesioError, UserError
@@ -245,6 +245,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(training.app, name="runs")
 app.add_typer(queue.app, name="queue")
 app.add_typer(bench.app, name="bench")
+app.add_typer(codecs.app, name="codecs")
 
 
 def _must_be_run(run_dir: Path) -> None:

@@ -9,9 +9,15 @@ from plesio.codecs.packets import Packet, Part, Payload, dtype_of, opened
 from plesio.errors import CodecError
 
 
-def decode(packet: Packet) -> Tensor:
-    """A new CPU tensor of the packet's shape and dtype. Raises CodecError when the packet is inconsistent."""
-    return _decoded(opened(packet), packet.payload, dtype_of(packet))  # checks before anything is allocated
+def decode(packet: Packet, out: Tensor | None = None) -> Tensor:
+    """A CPU tensor of the packet's shape and dtype: a new one, or `out`, contiguous: fresh memory costs more than decoding.
+
+    Raises CodecError when the packet is inconsistent, or not of the shape and dtype of `out`.
+    """
+    parts, dtype = opened(packet), dtype_of(packet)  # checks before anything is allocated
+    if out is not None and (tuple(out.shape), out.dtype) != (packet.shape, dtype):
+        raise CodecError(f"a packet of {dtype} {packet.shape} is not decoded into {out.dtype} {tuple(out.shape)}")
+    return _decoded(parts, packet.payload, dtype, out)
 
 
 def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
@@ -47,18 +53,18 @@ def is_finite(packet: Packet) -> bool:
     return all(bool(values.isfinite().all()) for _, values in chunks)
 
 
-def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype) -> Tensor:
+def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """What was given to the first of these stages."""
     lead = _first_that_leads(parts)
+    if out is None:
+        out = torch.empty(parts[0].shape, dtype=dtype)
     if lead is None:
         last = parts[-1]
-        out = torch.empty(parts[0].shape, dtype=dtype)
         last.stage.read_into(last.of(payload), out.view(-1))
         return out
     part = parts[lead]
     inner = _decoded(parts[lead + 1 :], payload, dtype)
-    out = torch.zeros(parts[0].shape, dtype=dtype)
-    part.stage.add(part.of(payload), inner, out, 1.0)
+    part.stage.add(part.of(payload), inner, out.zero_(), 1.0)
     return out
 
 

@@ -1,0 +1,113 @@
+"""What `plesio bench codecs` and `plesio codecs` measure: speed beside that of memory, bytes and error."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plesio.cli.asking import print_json, show_rows
+from plesio.codecs import decode, parse
+from plesio.runtime.hostsettings import usable_cores
+
+ALL = (
+    "none", "bf16", "fp16", "int8", "int4", "int2", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/64)+int2",
+    "randomk(1/64)", "powersgd(4)",
+)  # fmt: skip
+QUICK = 1 << 22  # values for the table
+COLUMNS = ("codec", "bits", "rel_error", "encode_gbps", "decode_gbps", "encode_ratio", "decode_ratio", "what")
+Row = dict[str, Any]
+
+
+def bench(texts: list[str], values: int, threads: int, rounds: int, as_json: bool) -> None:
+    """Prints a row for each codec."""
+    codecs = [parse(text) for text in texts]  # all mistakes before the first measurement
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rows = []
+        for codec in codecs:
+            if not as_json:
+                print(f"plesio: measures {codec!r}", file=sys.stderr)
+            rows.append(measure(codec, tensor_of(values), rounds))
+    finally:
+        torch.set_num_threads(before)
+    if as_json:
+        print_json({"values": values, "rounds": rounds, "cores": usable_cores(), "rows": rows})
+    else:
+        show_rows("rows", rows, tuple(rows[0]), False)
+
+
+def table(texts: list[str], as_json: bool) -> None:
+    """Prints all codecs, measured quickly, and what each is."""
+    rows = []
+    for codec in [parse(text) for text in texts]:
+        row = measure(codec, tensor_of(QUICK), 3)
+        row["bits"] = round(row.pop("bytes_ratio") ** -1 * 32, 3)
+        rows.append(row | {"what": described(codec)})
+    show_rows("codecs", rows, COLUMNS, as_json)
+
+
+def described(codec: Any) -> str:
+    """The first line of its module, without its name."""
+    first = (sys.modules[type(getattr(codec, "links", (codec,))[0]).__module__].__doc__ or "").splitlines()[0]
+    return first.partition(": ")[2].rstrip(".")
+
+
+def tensor_of(values: int) -> Tensor:
+    """(rows, 1024) float32, normally distributed, the same each time."""
+    return torch.randn(values // 1024, 1024, generator=torch.Generator().manual_seed(0))
+
+
+def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
+    """One row. Each round encodes, decodes and copies: limit_gbps is of bytes read and written by a copy of the tensor.
+
+    gbps: likewise, of the tensor and the packet. bytes_ratio: bytes of the tensor by those of the packet.
+    """
+    state, out, copied = codec.init(tensor), torch.zeros_like(tensor), torch.zeros_like(tensor)
+    packet, state = codec.encode(tensor, state)  # loops are compiled, memory is there
+    decode(packet, out)
+    size_bytes, took = tensor.numel() * tensor.itemsize, [Clocked(), Clocked(), Clocked()]
+    for _ in range(rounds):
+        del packet
+        packet = took[0](lambda: codec.encode(tensor, state)[0])
+        took[1](lambda: decode(packet, out))  # noqa: B023  called here
+        took[2](lambda: copied.copy_(tensor))
+    traffic_bytes = size_bytes + len(packet.payload)
+    encode, decoding = (traffic_bytes / clock.median_s / 1e9 for clock in took[:2])
+    limit = 2 * size_bytes / took[2].median_s / 1e9
+    error = float((out.double() - tensor).square().sum() / tensor.double().square().sum())
+    return {
+        "codec": repr(codec),
+        "threads": torch.get_num_threads(),
+        "encode_gbps": round(encode, 2),
+        "decode_gbps": round(decoding, 2),
+        "limit_gbps": round(limit, 2),
+        "encode_ratio": round(encode / limit, 3),
+        "decode_ratio": round(decoding / limit, 3),
+        "bytes_ratio": round(size_bytes / len(packet.to_bytes()), 3),
+        "rel_error": float(f"{error:.3g}"),
+    }
+
+
+class Clocked:
+    """Calls, and how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, work: Callable[[], Any]) -> Any:
+        began_s = time.perf_counter()
+        result = work()
+        self.seconds.append(time.perf_counter() - began_s)
+        return result
+
+    @property
+    def median_s(self) -> float:
+        """Of all calls."""
+        return statistics.median(self.seconds)
