@@ -72,6 +72,10 @@ class Blocks(Stage):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """The same by a compiled loop, into scales and codes as they are sent. The number of a bad row, or -1."""
 
+    @abstractmethod
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """rows: scales, codes, out; out: (n, block) float32 is set to the values, or weight times them are added."""
+
     def prepare(self, flat: Tensor, head: Tensor, state: Any) -> Any:
         """Fills head: (head_bytes,) uint8. The next state."""
         return None
@@ -157,16 +161,16 @@ class Blocks(Stage):
         scales = self.scales(payload, numel)[first:last]
         raw = np.frombuffer(payload, np.uint8)[self._codes_at(numel) :]
         codes = raw[start * self.bits // 8 : -(-stop * self.bits // 8)]
-        levels = self.levels(payload[: self.head_bytes])
         compiled = kernels() if numel >= FEW else None
         whole = len(out) // self.block if compiled is not None else 0
         if compiled is not None and whole:
             places = codes[: whole * self.block * self.bits // 8].reshape(whole, -1)
             rows = out[: whole * self.block].numpy().reshape(whole, -1)
-            compiled.decode(self.block, self.bits, scales[:whole].numpy(), places, rows, levels, weight)
+            self.read_compiled(compiled, [scales[:whole].numpy(), places, rows], weight, payload[: self.head_bytes])
         if rest := len(out) - whole * self.block:
             found = unpack(torch.from_numpy(codes[whole * self.block * self.bits // 8 :].copy()), self.bits)[:rest]
-            values = levels[found.int()] * scales[whole:].repeat_interleave(self.block)[:rest]
+            each = scales[whole:].repeat_interleave(self.block)[:rest]
+            values = self.levels(payload[: self.head_bytes])[found.int()] * each
             tail = out[whole * self.block :]
             if weight is None:
                 tail.copy_(values)

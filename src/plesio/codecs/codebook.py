@@ -87,8 +87,12 @@ class Codebook(Blocks):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
         between = middles(torch.from_numpy(head.copy().view(np.float32))).numpy()
-        found: int = compiled.spread(compiled.encode_nearest(self.block, self.bits), [rows, scales, codes], between)
+        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], between)
         return found
+
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """See Blocks.read_compiled."""
+        compiled.decode(compiled.decode_16, rows, weight, self.levels(head).numpy())
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """See Blocks.check; levels ascend within -1 to 1."""

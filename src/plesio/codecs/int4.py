@@ -34,5 +34,9 @@ class Int4(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_linear(self.block, self.bits, LEVELS), [rows, scales, codes])
+        found: int = compiled.spread(compiled.encode_int4, [rows, scales, codes])
         return found
+
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """See Blocks.read_compiled."""
+        compiled.decode(compiled.decode_4, rows, weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,5 +46,10 @@ class Int8(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_int8(self.block), [rows, scales, codes])
+        found: int = compiled.spread(compiled.encode_int8, [rows, scales, codes.view(np.int8)])
         return found
+
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """See Blocks.read_compiled."""
+        scales, codes, out = rows
+        compiled.decode(compiled.decode_8, [scales, codes.view(np.int8), out], weight)

@@ -1,9 +1,10 @@
 """What encodes and decodes blocks on CPUs, near the speed of memory: compiled by numba, cached on disk.
 
 Each does to the bit what its stage does in torch, which is the reference, and the path of other devices. Blocks are rows;
-their length and the bits of a code are constants of the compiled loops. A block's largest magnitude is found on the bits
-of its values, as integers: that loop needs no order of floating-point operations, and finds NaN and Inf, too. They release
-the GIL; `spread` gives the rows to several threads.
+the bits of a code are constants of the compiled loops, the length of a row is not: short loops of known length would be
+unrolled, and be no vector loops. A row's largest magnitude is found on the bits of its values, as integers: that needs no
+order of floating-point operations, and finds NaN and Inf, too. Integers are kept to 32 bits, which numba would widen. The
+loops release the GIL; `spread` gives the rows to several threads.
 """
 
 # mypy: ignore-errors
@@ -26,7 +27,7 @@ from numba.extending import intrinsic
 Kernel = Callable[..., int]
 ABS, INF = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 SCALE_MASK, TINY = np.int32(-(1 << 7)), np.int32(0x00800000)
-ONE = np.float32(1)
+ONE, I32 = np.float32(1), np.int32
 ROUND = np.float32(3 << 22)  # added, it leaves the nearest integer, half to even, in the lowest bits
 MANY = 1 << 20  # values from which threads pay
 _compile = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
@@ -52,195 +53,184 @@ def as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@functools.cache
-def encode_int8(block: int) -> Kernel:
-    """(x: (rows, block) float32, scales: (rows,) float32, codes: (rows, block) int8) -> a bad row, or -1."""
-    levels = np.float32(127)
-
-    @_compile
-    def kernel(x, scales, codes):
-        for r in range(x.shape[0]):
-            bits, row, out = x[r].view(np.int32), x[r], codes[r]
-            top = np.int32(0)
-            for i in range(block):
-                top = max(top, bits[i] & ABS)
-            if top >= INF:
-                return r
-            scale = as_float(max(as_bits(as_float(top) / levels) & SCALE_MASK, TINY))
-            scales[r] = scale
-            inverse = ONE / scale
-            for i in range(block):
-                out[i] = np.int8(as_bits(row[i] * inverse + ROUND))
-        return -1
-
-    return kernel
-
-
-@functools.cache
-def decode_int8(block: int, add: bool) -> Kernel:
-    """(scales: (rows,) float32, codes: (rows, block) int8, out: (rows, block) float32, weight)."""
-
-    @_compile
-    def kernel(scales, codes, out, weight):
-        for r in range(out.shape[0]):
-            row, code, scale = out[r], codes[r], scales[r] * weight
-            for i in range(block):
-                value = np.float32(max(code[i], np.int8(-127))) * scale
-                if add:
-                    row[i] += value
-                else:
-                    row[i] = value
-        return -1
-
-    return kernel
-
-
-@functools.cache
-def encode_linear(block: int, bits: int, levels: int) -> Kernel:
-    """(x: (rows, block) float32, scales: (rows,) uint16, codes: (rows, block * bits / 8) uint8) -> a bad row, or -1."""
-    per = 8 // bits
-    count = block // per
-    most, offset = np.float32(levels), np.int32(1 << (bits - 1))
-    mask, largest = np.int32((1 << bits) - 1), np.int32(largest_scale(levels))
-
-    @_compile
-    def kernel(x, scales, codes):
-        for r in range(x.shape[0]):
-            bits_, row, out = x[r].view(np.int32), x[r], codes[r]
-            top = np.int32(0)
-            for i in range(block):
-                top = max(top, bits_[i] & ABS)
-            if top >= INF:
-                return r
-            scale = rounded(as_bits(as_float(top) / most), top, largest)
-            scales[r] = np.uint16(scale >> np.int32(16))
-            inverse = ONE / as_float(scale) if scale > 0 else np.float32(0)
-            for i in range(count):
-                code = np.int32(0)
-                for k in range(per):
-                    one = (as_bits(row[i * per + k] * inverse + ROUND) + offset) & mask
-                    code |= one << np.int32(k * bits)
-                out[i] = np.uint8(code)
-        return -1
-
-    return kernel
-
-
-@functools.cache
-def encode_nearest(block: int, bits: int) -> Kernel:
-    """(x, scales, codes, middles: (2^bits - 1,) float32 between the levels of a block of largest magnitude 1)."""
-    per = 8 // bits
-    count, steps = block // per, (1 << bits) - 1
-    largest = np.int32(largest_scale(1))
-
-    @_compile
-    def kernel(x, scales, codes, middles):
-        found = np.empty(block, np.uint8)
-        for r in range(x.shape[0]):
-            bits_, row, out = x[r].view(np.int32), x[r], codes[r]
-            top = np.int32(0)
-            for i in range(block):
-                top = max(top, bits_[i] & ABS)
-            if top >= INF:
-                return r
-            scale = rounded(top, top, largest)
-            scales[r] = np.uint16(scale >> np.int32(16))
-            inverse = ONE / as_float(scale) if scale > 0 else np.float32(0)
-            for i in range(block):
-                value, code = row[i] * inverse, np.int32(0)
-                for j in range(steps):
-                    code += np.int32(value > middles[j])
-                found[i] = np.uint8(code)
-            for i in range(count):
-                code = np.int32(0)
-                for k in range(per):
-                    code |= np.int32(found[i * per + k]) << np.int32(k * bits)
-                out[i] = np.uint8(code)
-        return -1
-
-    return kernel
-
-
-@_compile(inline="always")
-def rounded(scale, top, largest):
-    """The bits of a scale, of which 16 remain: 0 for a block of zeros, else a normal number, not beyond the largest."""
-    if top == 0:
-        return np.int32(0)
-    return min(max((scale + np.int32(0x8000)) & np.int32(-0x10000), TINY), largest)
-
-
 def largest_scale(levels: int) -> int:
     """The bits of the largest 16-bit scale whose multiple by `levels` is finite."""
     top = np.float32(np.finfo(np.float32).max) / np.float32(levels)
     return int(top.view(np.int32)) & ~0xFFFF
 
 
-@functools.cache
-def decode_low(block: int, bits: int, add: bool) -> Kernel:
-    """(scales: (rows,) float32, codes: (rows, block * bits / 8) uint8, out: (rows, block) float32, table, weight).
+MOST_1, MOST_7 = (np.int32(largest_scale(levels)) for levels in (1, 7))
 
-    table: (256, 8 / bits) float32: what the codes of a byte stand for, at scale 1.
-    """
-    per = 8 // bits
-    count = block // per
+
+@_compile(inline="always")
+def largest(bits):
+    """Of a row's values: the bits of the largest magnitude."""
+    top = I32(0)
+    for i in range(len(bits)):
+        top = max(top, I32(bits[i] & ABS))
+    return top
+
+
+@_compile(inline="always")
+def rounded(scale, top, most):
+    """The bits of a scale, of which 16 remain: 0 for a block of zeros, else a normal number, not beyond `most`."""
+    if top == 0:
+        return I32(0)
+    return min(max(I32((scale + I32(0x8000)) & I32(-0x10000)), TINY), most)
+
+
+@_compile
+def encode_int8(x, scales, codes):
+    """(x: (rows, block) float32, scales: (rows,) float32, codes: (rows, block) int8) -> a bad row, or -1."""
+    for r in range(x.shape[0]):
+        row, out = x[r], codes[r]
+        top = largest(row.view(np.int32))
+        if top >= INF:
+            return r
+        scale = as_float(max(I32(as_bits(as_float(top) / np.float32(127)) & SCALE_MASK), TINY))
+        scales[r] = scale
+        inverse = ONE / scale
+        for i in range(len(row)):
+            out[i] = np.int8(as_bits(row[i] * inverse + ROUND))
+    return -1
+
+
+@_compile
+def encode_int4(x, scales, codes):
+    """(x: (rows, block) float32, scales: (rows,) uint16, codes: (rows, block / 2) uint8) -> a bad row, or -1."""
+    for r in range(x.shape[0]):
+        row, out = x[r], codes[r]
+        top = largest(row.view(np.int32))
+        if top >= INF:
+            return r
+        scale = rounded(as_bits(as_float(top) / np.float32(7)), top, MOST_7)
+        scales[r] = np.uint16(scale >> I32(16))
+        inverse = ONE / as_float(scale) if scale > 0 else np.float32(0)
+        for i in range(len(out)):
+            low = I32(as_bits(row[2 * i] * inverse + ROUND) + I32(8))
+            high = I32(as_bits(row[2 * i + 1] * inverse + ROUND) + I32(8))
+            out[i] = np.uint8(I32(low & I32(15)) | I32(I32(high & I32(15)) << I32(4)))
+    return -1
+
+
+@_compile
+def encode_16(x, scales, codes, middles):
+    """As encode_int4, to the nearest of 16 levels of blocks of largest magnitude 1; middles: (15,) float32 between them."""
+    found = np.empty(x.shape[1], np.uint8)
+    for r in range(x.shape[0]):
+        row, out = x[r], codes[r]
+        top = largest(row.view(np.int32))
+        if top >= INF:
+            return r
+        scale = rounded(top, top, MOST_1)
+        scales[r] = np.uint16(scale >> I32(16))
+        inverse = ONE / as_float(scale) if scale > 0 else np.float32(0)
+        for i in range(len(row)):
+            value, code = row[i] * inverse, I32(0)
+            for j in range(15):
+                code = I32(code + I32(value > middles[j]))
+            found[i] = np.uint8(code)
+        for i in range(len(out)):
+            out[i] = found[2 * i] | np.uint8(found[2 * i + 1] << np.uint8(4))
+    return -1
+
+
+@_compile(fastmath={"reassoc"})
+def encode_sign(x, sums, codes):
+    """(x: (rows, block) float32, sums: (rows,) float64, of magnitudes, codes: (rows, block / 8)) -> a bad row, or -1."""
+    for r in range(x.shape[0]):
+        row, out = x[r], codes[r]
+        bits = row.view(np.int32)
+        total = np.float64(0)
+        for i in range(len(row)):
+            total += np.float64(abs(row[i]))
+        if not math.isfinite(total):
+            return r
+        sums[r] = total
+        for i in range(len(out)):
+            code = I32(0)
+            for k in range(8):
+                code = I32(code | I32(I32(I32(bits[8 * i + k] >> I32(31)) & I32(1)) << I32(k)))
+            out[i] = np.uint8(~code)
+    return -1
+
+
+@functools.cache
+def decode_8(add: bool) -> Kernel:
+    """(scales: (rows,) float32, codes: (rows, block) int8, out: (rows, block) float32, weight): int8."""
 
     @_compile
-    def kernel(scales, codes, out, table, weight):
+    def kernel(scales, codes, out, weight):
         for r in range(out.shape[0]):
             row, code, scale = out[r], codes[r], scales[r] * weight
-            for i in range(count):
-                levels = table[code[i]]
-                for k in range(per):
-                    if add:
-                        row[i * per + k] += levels[k] * scale
-                    else:
-                        row[i * per + k] = levels[k] * scale
+            for i in range(len(row)):
+                value = np.float32(max(code[i], np.int8(-127))) * scale
+                row[i] = row[i] + value if add else value
         return -1
 
     return kernel
 
 
 @functools.cache
-def encode_sign(block: int) -> Kernel:
-    """(x: (rows, block) float32, scales: (rows,) float64: the sums of magnitudes, codes: (rows, block / 8) uint8)."""
-    count = block // 8
+def decode_4(add: bool) -> Kernel:
+    """(scales: (rows,) float32, codes: (rows, block / 2) uint8, out: (rows, block) float32, weight): int4."""
 
-    @_compile(fastmath={"reassoc"})
-    def kernel(x, scales, codes):
-        for r in range(x.shape[0]):
-            bits, row, out = x[r].view(np.int32), x[r], codes[r]
-            total = np.float64(0)
-            for i in range(block):
-                total += np.float64(abs(row[i]))
-            if not math.isfinite(total):
-                return r
-            scales[r] = total
-            for i in range(count):
-                code = np.int32(0)
-                for k in range(8):
-                    code |= ((bits[i * 8 + k] >> np.int32(31)) & np.int32(1)) << np.int32(k)
-                out[i] = np.uint8(~code)
+    @_compile
+    def kernel(scales, codes, out, weight):
+        for r in range(out.shape[0]):
+            row, code, scale = out[r], codes[r], scales[r] * weight
+            for i in range(len(code)):
+                both = I32(code[i])
+                low = np.float32(max(I32(I32(both & I32(15)) - I32(8)), I32(-7))) * scale
+                high = np.float32(max(I32(I32(both >> I32(4)) - I32(8)), I32(-7))) * scale
+                row[2 * i] = row[2 * i] + low if add else low
+                row[2 * i + 1] = row[2 * i + 1] + high if add else high
         return -1
 
     return kernel
 
 
-def decode(
-    block: int, bits: int, scales: Any, codes: Any, out: Any, levels: torch.Tensor, weight: float | None
-) -> None:
-    """out: (rows, block) float32 is set to levels of codes times scales; or weight times that is added."""
-    codes.flags.writeable = False  # as what came from the network is, so that one loop serves both
-    add, factor = weight is not None, np.float32(1.0 if weight is None else weight)
-    if bits == 8:
-        spread(decode_int8(block, add), [scales, codes.view(np.int8), out], factor)
-    else:
-        spread(decode_low(block, bits, add), [scales, codes, out], _table(levels, bits), factor)
+@functools.cache
+def decode_16(add: bool) -> Kernel:
+    """As decode_4, with levels: (16,) float32."""
+
+    @_compile
+    def kernel(scales, codes, out, weight, levels):
+        for r in range(out.shape[0]):
+            row, code, scale = out[r], codes[r], scales[r] * weight
+            for i in range(len(code)):
+                both = I32(code[i])
+                low = levels[np.intp(both & I32(15))] * scale
+                high = levels[np.intp(both >> I32(4))] * scale
+                row[2 * i] = row[2 * i] + low if add else low
+                row[2 * i + 1] = row[2 * i + 1] + high if add else high
+        return -1
+
+    return kernel
 
 
-def _table(levels: torch.Tensor, bits: int) -> Any:
-    """(256, 8 / bits) float32: what the codes of a byte stand for."""
-    shifts = torch.arange(0, 8, bits)
-    return levels[(torch.arange(256)[:, None] >> shifts) & ((1 << bits) - 1)].numpy()
+@functools.cache
+def decode_sign(add: bool) -> Kernel:
+    """(scales: (rows,) float32, codes: (rows, block / 8) uint8, out: (rows, block) float32, weight)."""
+
+    @_compile
+    def kernel(scales, codes, out, weight):
+        for r in range(out.shape[0]):
+            row, code, scale = out[r], codes[r], as_bits(scales[r] * weight)
+            for i in range(len(code)):
+                eight = I32(~I32(code[i]))
+                for k in range(8):
+                    value = as_float(I32(I32(I32(eight >> I32(k)) << I32(31)) ^ scale))
+                    row[8 * i + k] = row[8 * i + k] + value if add else value
+        return -1
+
+    return kernel
+
+
+def decode(kernels: Callable[[bool], Kernel], rows: list[Any], weight: float | None, *others: Any) -> None:
+    """rows: scales, codes, out. out is set to what they stand for; or weight times that is added."""
+    rows[1].flags.writeable = False  # as what came from the network is, so that one loop serves both
+    spread(kernels(weight is not None), rows, np.float32(1.0 if weight is None else weight), *others)
 
 
 @functools.cache

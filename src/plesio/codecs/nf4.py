@@ -40,9 +40,12 @@ class NF4(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        kernel = compiled.encode_nearest(self.block, self.bits)
-        found: int = compiled.spread(kernel, [rows, scales, codes], _middles())
+        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], _middles())
         return found
+
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """See Blocks.read_compiled."""
+        compiled.decode(compiled.decode_16, rows, weight, self.levels(head).numpy())
 
 
 def nearest(rows: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,12 +37,16 @@ class Sign(Blocks):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
         sums = np.empty(len(rows), np.float64)
-        found: int = compiled.spread(compiled.encode_sign(self.block), [rows, sums, codes])
+        found: int = compiled.spread(compiled.encode_sign, [rows, sums, codes])
         if found == -1:
             means = (torch.from_numpy(sums) / self._counts(len(rows), short)).float()
             exact = rounded(means, means, 1).numpy()
             scales[:] = exact.view(np.uint32) >> 16
         return found
+
+    def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
+        """See Blocks.read_compiled."""
+        compiled.decode(compiled.decode_sign, rows, weight)
 
     def _counts(self, rows: int, short: int) -> Tensor:
         """(rows,) float64: values in each."""
