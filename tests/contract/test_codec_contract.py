@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plesio import registry
-from plesio.codecs import Codec, Packet, blocks, decode, parse
+from plesio.codecs import Codec, Packet, blocks, decode, parse, topk
 from plesio.codecs.int8 import MIN_SCALE
 from plesio.testing.codeccontract import CHECKS, DTYPES, sent, tensors
 
@@ -18,7 +18,9 @@ TEXTS = [
     *NAMES, "int8(3)", "int4(32)", "bf16+int8", "ef(int8)", "ef(bf16, 0.5)", "topk(1/64)+int2", "ef(topk(1/16)+int4(32))",
     "powersgd(2)+int8", "randomk(1/8)+nf4",
 ]  # fmt: skip
-COMPILED = ("int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign")  # what has loops of its own
+COMPILED = (  # what has loops of its own
+    "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -62,12 +64,14 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
     assert blocks.kernels() is not None, "numba is installed"
     draw = torch.Generator().manual_seed(2)
     normal = torch.randn(70_001, generator=draw)
-    for tensor in (normal, normal[:4096], normal.double() * 1e-30, normal.half(), normal * 1e-41, normal**5, 0 * normal):
+    ties, tiny = (normal * 4).round(), normal * 1e-41
+    for tensor in (normal, normal[:4096], ties, normal.double() * 1e-30, normal.half(), tiny, normal**5, 0 * normal):
         packet = sent(parse(text), tensor)
         value, total = decode(packet), torch.ones(len(tensor))
         blocks_of = {"read": value, "bytes": packet.to_bytes()}
         with monkeypatch.context() as without:
             without.setattr(blocks, "kernels", lambda: None)
+            without.setattr(topk, "kernels", lambda: None)
             assert sent(parse(text), tensor).to_bytes() == blocks_of["bytes"]
             assert torch.equal(decode(packet), value)
             expected = total + 0.5 * value.float()

@@ -29,6 +29,7 @@ ABS, INF = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 SCALE_MASK, TINY = np.int32(-(1 << 7)), np.int32(0x00800000)
 ONE, I32 = np.float32(1), np.int32
 ROUND = np.float32(3 << 22)  # added, it leaves the nearest integer, half to even, in the lowest bits
+LOWER = np.int32(1 << 20)  # of the bits of a threshold: by about a tenth
 MANY = 1 << 20  # values from which threads pay
 _compile = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
 
@@ -153,6 +154,82 @@ def encode_sign(x, sums, codes):
                 code = I32(code | I32(I32(I32(bits[8 * i + k] >> I32(31)) & I32(1)) << I32(k)))
             out[i] = np.uint8(~code)
     return -1
+
+
+@_compile
+def pick_largest(x, side, values):
+    """The largest magnitudes of each row of x: (rows, block) float32, ascending in place, the first of equal ones.
+
+    values: (rows, keep) float32, keep even; side: (rows, keep * 3 / 2) uint8: their places, two in three bytes. What may be
+    among them is found by the threshold of the row before, lowered a little; where that was too high, all may be.
+    """
+    block, keep = x.shape[1], values.shape[1]
+    places, sizes, work = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32), np.empty(block, np.int32)
+    guess = I32(0)
+    for r in range(x.shape[0]):
+        row = x[r]
+        bits = row.view(np.int32)
+        count = candidates(bits, guess, places, sizes)
+        if count < keep:
+            count = candidates(bits, I32(0), places, sizes)
+        work[:count] = sizes[:count]
+        least = kth_largest(work[:count], keep)
+        ties = keep
+        for i in range(count):
+            ties -= sizes[i] > least
+        out = before = 0
+        for i in range(count):
+            if sizes[i] < least or (sizes[i] == least and ties == 0):
+                continue
+            ties -= sizes[i] == least
+            place = places[i]
+            values[r, out] = row[place]
+            if out % 2:
+                at = out // 2 * 3
+                side[r, at] = np.uint8(before)
+                side[r, at + 1] = np.uint8(before >> 8 | (place & 15) << 4)
+                side[r, at + 2] = np.uint8(place >> 4)
+            before = place
+            out += 1
+        guess = max(I32(0), I32(least - LOWER))
+    return -1
+
+
+@_compile(inline="always")
+def candidates(bits, least, places, sizes):
+    """How many magnitudes are `least` or more; fills places and sizes. No branch: what is not is written over."""
+    count = 0
+    for i in range(len(bits)):
+        size = I32(bits[i] & ABS)
+        places[count] = i
+        sizes[count] = size
+        count += size >= least
+    return count
+
+
+@_compile
+def kth_largest(found, k):
+    """Of integers, (n,), which it moves about. Hoare's quickselect."""
+    low, high, want = 0, len(found) - 1, len(found) - k
+    while low < high:
+        pivot = found[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while found[i] < pivot:
+                i += 1
+            while found[j] > pivot:
+                j -= 1
+            if i <= j:
+                found[i], found[j] = found[j], found[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            high = j
+        elif want >= i:
+            low = i
+        else:
+            break
+    return found[want]
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plesio.codecs.blocks import kernels
 from plesio.codecs.packets import Payload, Shape, Stamp
 from plesio.codecs.picks import Picks
 from plesio.errors import CodecError, UserError
@@ -57,6 +58,21 @@ class TopK(Picks):
         """See Picks.picked."""
         whole, rest = divmod(numel, BLOCK)
         return whole * self.keep + -(-rest * self.keep // BLOCK)
+
+    def split(self, tensor: Tensor, side: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """See Stage.split."""
+        flat = tensor.reshape(-1)
+        whole = len(flat) // BLOCK * BLOCK
+        compiled = kernels() if flat.device.type == "cpu" and flat.dtype == torch.float32 and whole else None
+        if compiled is None or self.keep % 2 or not flat.is_contiguous():
+            return super().split(tensor, side, state)
+        inner = torch.empty(self.picked(len(flat)))
+        count = whole // BLOCK * self.keep
+        end = count * 3 // 2
+        rows = [flat[:whole].numpy(), side[:end].numpy(), inner[:count].numpy()]
+        compiled.spread(compiled.pick_largest, [array.reshape(whole // BLOCK, -1) for array in rows])
+        inner[count:] = super().split(flat[whole:], side[end:], state)[0]
+        return inner, None
 
     def choose(self, flat: Tensor, side: Tensor, state: Any) -> tuple[Tensor, Any]:
         """See Picks.choose."""
