@@ -189,7 +189,7 @@ def test_a_pool_is_there_once_and_ctrl_c_leaves_no_process_and_loses_no_task(tmp
     with plesio.connect(folder=folder) as client:
         assert running(folder).pid == first.process.pid  # type: ignore[union-attr]
         assert client.submit("work:add", 1, 2).result(WAIT_S) == 3
-        assert client.ask("workers")[0]["slot"] == "here.0"
+        assert "here.0" in [row["slot"] for row in client.ask("workers")]
         name = client.submit("work:add", 3, 4, requires={"gpu": 1}).name
         client.flush()
         code, _ = first.end()
