@@ -7,6 +7,7 @@ lowest bits of a byte. The last block is filled up with zeros, which are not sen
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ class Blocks(Stage):
         """out: (k,) float32 is set to the values from `start`, a multiple of block; or weight times them are added."""
         stop = start + len(out)
         first, last = start // self.block, -(-stop // self.block)
-        scales = self.scales(payload, numel)[first:last]
+        scales = self._raw_scales(payload, numel)[first:last]
         raw = np.frombuffer(payload, np.uint8)[self._codes_at(numel) :]
         codes = raw[start * self.bits // 8 : -(-stop * self.bits // 8)]
         compiled = kernels() if numel >= FEW else None
@@ -166,10 +167,10 @@ class Blocks(Stage):
         if compiled is not None and whole:
             places = codes[: whole * self.block * self.bits // 8].reshape(whole, -1)
             rows = out[: whole * self.block].numpy().reshape(whole, -1)
-            self.read_compiled(compiled, [scales[:whole].numpy(), places, rows], weight, payload[: self.head_bytes])
+            self.read_compiled(compiled, [scales[:whole], places, rows], weight, payload[: self.head_bytes])
         if rest := len(out) - whole * self.block:
             found = unpack(torch.from_numpy(codes[whole * self.block * self.bits // 8 :].copy()), self.bits)[:rest]
-            each = scales[whole:].repeat_interleave(self.block)[:rest]
+            each = self._exact(scales[whole:]).repeat_interleave(self.block)[:rest]
             values = self.levels(payload[: self.head_bytes])[found.int()] * each
             tail = out[whole * self.block :]
             if weight is None:
@@ -179,17 +180,21 @@ class Blocks(Stage):
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
-        scales, levels = self.scales(payload, int(np.prod(shape))), self.levels(payload[: self.head_bytes])
+        raw, levels = self._raw_scales(payload, math.prod(shape)), self.levels(payload[: self.head_bytes])
+        top = raw.max(initial=0, keepdims=True)  # of their bits: what is infinite, NaN or negative has more than a number
         most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
-        if not bool(((scales >= 0) & (scales.double() * float(levels.abs().max()) <= most)).all()):
+        infinite = 0x7F800000 if self.wide else 0x7F80
+        if top >= infinite or not float(self._exact(top)) * float(levels.abs().max()) <= most:
             raise CodecError(f"codec {self!r} met a scale that is not finite and positive")
 
-    def scales(self, payload: Payload, numel: int) -> Tensor:
-        """(blocks,) float32."""
+    def _raw_scales(self, payload: Payload, numel: int) -> Any:
+        """(blocks,), as they are sent, aligned: unsigned integers."""
         raw = np.frombuffer(payload, np.uint8)[self.head_bytes : self._codes_at(numel)].copy()
-        if self.wide:
-            return torch.from_numpy(raw.view(np.float32))
-        return torch.from_numpy((raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
+        return raw.view(np.uint32 if self.wide else np.uint16)
+
+    def _exact(self, raw: Any) -> Tensor:
+        """The same as float32."""
+        return torch.from_numpy((raw if self.wide else raw.astype(np.uint32) << 16).view(np.float32))
 
     def _codes_at(self, numel: int) -> int:
         return self.head_bytes + (4 if self.wide else 2) * -(-numel // self.block)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, inverse, largest, rounded
 from plesio.codecs.nf4 import LEVELS as NORMAL
-from plesio.codecs.nf4 import middles, nearest
+from plesio.codecs.nf4 import fine_middles, middles, nearest
 from plesio.codecs.packets import Payload, Shape, Stamp
 from plesio.errors import CodecError, UserError
 
@@ -86,7 +86,7 @@ class Codebook(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        between = middles(torch.from_numpy(head.copy().view(np.float32))).numpy()
+        between = fine_middles(torch.from_numpy(head.copy().view(np.float32))).numpy()
         found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], between)
         return found
 

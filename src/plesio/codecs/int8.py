@@ -52,4 +52,4 @@ class Int8(Blocks):
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
         scales, codes, out = rows
-        compiled.decode(compiled.decode_8, [scales, codes.view(np.int8), out], weight)
+        compiled.decode(compiled.decode_8, [scales.view(np.float32), codes.view(np.int8), out], weight)

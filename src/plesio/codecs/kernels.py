@@ -116,8 +116,11 @@ def encode_int4(x, scales, codes):
 
 @_compile
 def encode_16(x, scales, codes, middles):
-    """As encode_int4, to the nearest of 16 levels of blocks of largest magnitude 1; middles: (15,) float32 between them."""
-    found = np.empty(x.shape[1], np.uint8)
+    """As encode_int4, to the nearest of 16 levels of blocks of largest magnitude 1.
+
+    middles: (15,) int16, between them, in the steps of nf4.FINE, so that sixteen are compared at once.
+    """
+    found = np.empty(x.shape[1], np.int16)
     for r in range(x.shape[0]):
         row, out = x[r], codes[r]
         top = largest(row.view(np.int32))
@@ -127,12 +130,14 @@ def encode_16(x, scales, codes, middles):
         scales[r] = np.uint16(scale >> I32(16))
         inverse = ONE / as_float(scale) if scale > 0 else np.float32(0)
         for i in range(len(row)):
-            value, code = row[i] * inverse, I32(0)
+            found[i] = np.int16(as_bits(row[i] * inverse * np.float32(32000) + ROUND))
+        for i in range(len(row)):
+            value, code = found[i], np.int16(0)
             for j in range(15):
-                code = I32(code + I32(value > middles[j]))
-            found[i] = np.uint8(code)
+                code = np.int16(code + np.int16(value > middles[j]))
+            found[i] = code
         for i in range(len(out)):
-            out[i] = found[2 * i] | np.uint8(found[2 * i + 1] << np.uint8(4))
+            out[i] = np.uint8(found[2 * i] | np.int16(found[2 * i + 1] << np.int16(4)))
     return -1
 
 
@@ -164,15 +169,16 @@ def pick_largest(x, side, values):
     among them is found by the threshold of the row before, lowered a little; where that was too high, all may be.
     """
     block, keep = x.shape[1], values.shape[1]
-    places, sizes, work = np.empty(block + 1, np.int32), np.empty(block + 1, np.int32), np.empty(block, np.int32)
+    places, sizes, work = np.empty(block + 1, np.int32), np.empty(block, np.int32), np.empty(block, np.int32)
     guess = I32(0)
     for r in range(x.shape[0]):
         row = x[r]
         bits = row.view(np.int32)
-        count = candidates(bits, guess, places, sizes)
+        count = candidates(bits, guess, places)
         if count < keep:
-            count = candidates(bits, I32(0), places, sizes)
-        work[:count] = sizes[:count]
+            count = candidates(bits, I32(0), places)
+        for i in range(count):
+            sizes[i] = work[i] = I32(bits[places[i]] & ABS)
         least = kth_largest(work[:count], keep)
         ties = keep
         for i in range(count):
@@ -196,14 +202,12 @@ def pick_largest(x, side, values):
 
 
 @_compile(inline="always")
-def candidates(bits, least, places, sizes):
-    """How many magnitudes are `least` or more; fills places and sizes. No branch: what is not is written over."""
+def candidates(bits, least, places):
+    """How many magnitudes are `least` or more; fills places: (n + 1,). No branch: what is not is written over."""
     count = 0
     for i in range(len(bits)):
-        size = I32(bits[i] & ABS)
         places[count] = i
-        sizes[count] = size
-        count += size >= least
+        count += I32(bits[i] & ABS) >= least
     return count
 
 
@@ -250,12 +254,13 @@ def decode_8(add: bool) -> Kernel:
 
 @functools.cache
 def decode_4(add: bool) -> Kernel:
-    """(scales: (rows,) float32, codes: (rows, block / 2) uint8, out: (rows, block) float32, weight): int4."""
+    """(scales: (rows,) uint16, codes: (rows, block / 2) uint8, out: (rows, block) float32, weight): int4."""
 
     @_compile
     def kernel(scales, codes, out, weight):
         for r in range(out.shape[0]):
-            row, code, scale = out[r], codes[r], scales[r] * weight
+            row, code = out[r], codes[r]
+            scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
             for i in range(len(code)):
                 both = I32(code[i])
                 low = np.float32(max(I32(I32(both & I32(15)) - I32(8)), I32(-7))) * scale
@@ -274,7 +279,8 @@ def decode_16(add: bool) -> Kernel:
     @_compile
     def kernel(scales, codes, out, weight, levels):
         for r in range(out.shape[0]):
-            row, code, scale = out[r], codes[r], scales[r] * weight
+            row, code = out[r], codes[r]
+            scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
             for i in range(len(code)):
                 both = I32(code[i])
                 low = levels[np.intp(both & I32(15))] * scale
@@ -288,12 +294,13 @@ def decode_16(add: bool) -> Kernel:
 
 @functools.cache
 def decode_sign(add: bool) -> Kernel:
-    """(scales: (rows,) float32, codes: (rows, block / 8) uint8, out: (rows, block) float32, weight)."""
+    """(scales: (rows,) uint16, codes: (rows, block / 8) uint8, out: (rows, block) float32, weight)."""
 
     @_compile
     def kernel(scales, codes, out, weight):
         for r in range(out.shape[0]):
-            row, code, scale = out[r], codes[r], as_bits(scales[r] * weight)
+            row, code = out[r], codes[r]
+            scale = as_bits(as_float(I32(I32(scales[r]) << I32(16))) * weight)
             for i in range(len(code)):
                 eight = I32(~I32(code[i]))
                 for k in range(8):

@@ -20,6 +20,7 @@ LEVELS = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
+FINE = 32000  # steps of a normalised value that levels are told apart by
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,8 +53,8 @@ def nearest(rows: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """(scales, codes) by levels, (k,) ascending, of blocks of largest magnitude 1. rows: (n, block) float32."""
     top = largest(rows)
     scales = rounded(top, top, 1)
-    codes = torch.bucketize(rows * inverse(scales), middles(levels).to(rows.device))
-    return scales, codes.to(torch.uint8)
+    steps = (rows * inverse(scales) * FINE).round_()
+    return scales, torch.bucketize(steps, fine_middles(levels).float().to(rows.device)).to(torch.uint8)
 
 
 def middles(levels: Tensor) -> Tensor:
@@ -61,6 +62,11 @@ def middles(levels: Tensor) -> Tensor:
     return (levels[1:] + levels[:-1]) / 2
 
 
+def fine_middles(levels: Tensor) -> Tensor:
+    """(k - 1,) int16: the same in steps of 1 / FINE."""
+    return (middles(levels) * FINE).round().to(torch.int16)
+
+
 @functools.cache
 def _middles() -> Any:
-    return middles(torch.tensor(LEVELS)).numpy()
+    return fine_middles(torch.tensor(LEVELS)).numpy()
