@@ -144,7 +144,7 @@ def encode(stages: Sequence[Stage], tensor: Tensor, states: Sequence[Any]) -> tu
     """The packet that these stages make of a tensor one after the other, and their next states."""
     dtype, shape = name_of(tensor.dtype), tuple(tensor.shape)
     parts = layout(stages, shape, tensor.dtype)
-    payload = torch.empty(parts[-1].offset + parts[-1].size_bytes, dtype=torch.uint8)
+    payload = memory(parts[-1].offset + parts[-1].size_bytes)
     current, after = tensor.detach(), []
     for part, state in zip(parts[:-1], states[:-1], strict=True):
         payload[part.offset + part.size_bytes : part.offset + part.size_bytes + -part.size_bytes % 8] = 0
@@ -153,6 +153,11 @@ def encode(stages: Sequence[Stage], tensor: Tensor, states: Sequence[Any]) -> tu
     after.append(parts[-1].stage.write(current.reshape(-1), payload[parts[-1].offset :], states[-1]))
     stamps = tuple(stage.stamp for stage in stages)
     return Packet(VERSION, stamps, dtype, shape, payload.numpy().data), tuple(after)
+
+
+def memory(size_bytes: int) -> Tensor:
+    """(size_bytes,) uint8, not set. numpy's memory, because the system gives it again and again, where torch's is new to it."""
+    return torch.from_numpy(np.empty(size_bytes, np.uint8))
 
 
 def fill(out: Tensor, payload: Payload, offset_bytes: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plesio.codecs.base import memory
 from plesio.codecs.packets import Packet, Part, Payload, dtype_of, opened
 from plesio.errors import CodecError
 
@@ -57,7 +58,7 @@ def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tenso
     """What was given to the first of these stages."""
     lead = _first_that_leads(parts)
     if out is None:
-        out = torch.empty(parts[0].shape, dtype=dtype)
+        out = memory(parts[0].numel * dtype.itemsize).view(dtype).view(parts[0].shape)
     if lead is None:
         last = parts[-1]
         last.stage.read_into(last.of(payload), out.view(-1))
