@@ -156,7 +156,7 @@ def encode(stages: Sequence[Stage], tensor: Tensor, states: Sequence[Any]) -> tu
 
 
 def memory(size_bytes: int) -> Tensor:
-    """(size_bytes,) uint8, not set. numpy's: the system gives that again and again, where torch's is new memory each time."""
+    """(size_bytes,) uint8, not set. numpy's: the system gives that again and again, torch's is new each time."""
     return torch.from_numpy(np.empty(size_bytes, np.uint8)) if size_bytes else torch.empty(0, dtype=torch.uint8)
 
 
