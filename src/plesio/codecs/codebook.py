@@ -106,7 +106,7 @@ def _sample(flat: Tensor, block: int) -> Sample:
     """Whole blocks from all over the tensor, on the CPU; those of zeros left out."""
     blocks = max(1, flat.numel() // block)
     picked = torch.arange(0, blocks, max(1, blocks * block // SAMPLE), device=flat.device)
-    whole = torch.nn.functional.pad(flat, (0, max(0, blocks * block - flat.numel())))
+    whole = flat if flat.numel() >= block else torch.nn.functional.pad(flat, (0, block - flat.numel()))
     rows = whole[: blocks * block].view(-1, block)[picked].float().cpu()
     top = largest(rows)
     there = top.isfinite() & (top > 0)

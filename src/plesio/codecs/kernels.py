@@ -201,6 +201,31 @@ def pick_largest(x, side, values):
     return -1
 
 
+@_compile
+def add_picked(side, values, out, weight):
+    """out: (rows, block) float32 += weight * values: (rows, keep), in their places; see pick_largest."""
+    for r in range(out.shape[0]):
+        for at in range(0, side.shape[1], 3):
+            words = I32(side[r, at]) | I32(side[r, at + 1]) << 8 | I32(side[r, at + 2]) << 16
+            out[r, words & 0xFFF] += values[r, at // 3 * 2] * weight
+            out[r, words >> 12] += values[r, at // 3 * 2 + 1] * weight
+    return -1
+
+
+@_compile
+def check_picked(side):
+    """A row whose places do not ascend, or -1."""
+    for r in range(side.shape[0]):
+        before = -1
+        for at in range(0, side.shape[1], 3):
+            words = I32(side[r, at]) | I32(side[r, at + 1]) << 8 | I32(side[r, at + 2]) << 16
+            first, second = words & 0xFFF, words >> 12
+            if first <= before or second <= first:
+                return r
+            before = second
+    return -1
+
+
 @_compile(inline="always")
 def candidates(bits, least, places):
     """How many magnitudes are `least` or more; fills places: (n + 1,). No branch: what is not is written over."""

@@ -74,6 +74,23 @@ class TopK(Picks):
         inner[count:] = super().split(flat[whole:], side[end:], state)[0]
         return inner, None
 
+    def add(self, side: Payload, inner: Tensor, into: Tensor, weight: float) -> None:
+        """See Stage.add."""
+        flat = into.view(-1)
+        whole = len(flat) // BLOCK * BLOCK
+        floats = inner.dtype == flat.dtype == torch.float32 and flat.device.type == "cpu"
+        compiled = kernels() if whole and floats and not self.keep % 2 else None
+        if compiled is None:
+            super().add(side, inner, into, weight)
+            return
+        count = whole // BLOCK * self.keep
+        end = count * 3 // 2
+        rows = [np.frombuffer(side, np.uint8)[:end], inner[:count].numpy(), flat[:whole].numpy()]
+        rows[0].flags.writeable = False
+        shaped = [array.reshape(whole // BLOCK, -1) for array in rows]
+        compiled.spread(compiled.add_picked, shaped, np.float32(weight))
+        super().add(side[end:], inner[count:], flat[whole:], weight)
+
     def choose(self, flat: Tensor, side: Tensor, state: Any) -> tuple[Tensor, Any]:
         """See Picks.choose."""
         whole = len(flat) // BLOCK * BLOCK
@@ -94,9 +111,21 @@ class TopK(Picks):
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless places ascend within their blocks and the tensor."""
         numel = math.prod(shape)
+        blocks = numel // BLOCK
+        compiled = kernels() if blocks and not self.keep % 2 else None
+        if compiled is not None:
+            end = blocks * self.keep * 3 // 2
+            rows = np.frombuffer(payload, np.uint8)[:end].reshape(blocks, -1)
+            rows.flags.writeable = False
+            if compiled.check_picked(rows) != -1:
+                raise self._refusal()
+            payload, numel = payload[end:], numel % BLOCK
         places = self.places(payload, numel)
         if len(places) and not (bool((places.diff() > 0).all()) and int(places[-1]) < numel):
-            raise CodecError(f"codec {self!r} met places that do not ascend within the tensor")
+            raise self._refusal()
+
+    def _refusal(self) -> CodecError:
+        return CodecError(f"codec {self!r} met places that do not ascend within the tensor")
 
 
 def _largest(rows: Tensor, keep: int) -> Tensor:
