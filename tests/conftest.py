@@ -1,8 +1,32 @@
-"""What takes longest begins first, so that nobody waits for it at the end."""
+"""What takes longest begins first, so that nobody waits for it at the end; commands typed without a process of their own."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+
+@pytest.fixture
+def typed_in(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """typed_in(folder, *words, code=0): `plesio WORDS` there: what `--json` says, else its stdout, or its stderr."""
+    from plesio.cli.main import main
+
+    def type_in(folder: Path, *words: str, code: int = 0) -> Any:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["plesio", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capfd.readouterr()
+        assert (end.value.code or 0) == code, said.err
+        return said.err if code else json.loads(said.out) if "--json" in words else said.out
+
+    return type_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from plesio.cli.main import main
-
 Typed = Callable[..., Any]
 
 
 @pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
-    """A command in this process: what `--json` says, else its stdout, or its stderr."""
-
-    def type_in(*words: str, code: int = 0) -> Any:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["plesio", *words])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capfd.readouterr()
-        assert (end.value.code or 0) == code, said.err
-        return said.err if code else json.loads(said.out) if "--json" in words else said.out
-
-    return type_in
+def typed(tmp_path: Path, typed_in: Typed) -> Typed:
+    """A command in this process."""
+    return partial(typed_in, tmp_path)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pytest
 
 import plesio
 from plesio.cli.cert import make as make_certificates
-from plesio.cli.main import main
 from plesio.errors import WireError
 from plesio.runtime.hostsettings import running
 from plesio.runtime.node import AGAIN_S, DRAIN_S
@@ -110,20 +110,9 @@ Typed = Callable[..., Any]
 
 
 @pytest.fixture
-def typed(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
-    """A command in this process, which saves its start: what `--json` says, else its stdout, or its stderr."""
-
-    def type_in(*words: str, code: int = 0) -> Any:
-        monkeypatch.chdir(here)
-        monkeypatch.setattr(sys, "argv", ["plesio", *words])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capfd.readouterr()
-        assert (end.value.code or 0) == code, said.err
-        return said.err if code else json.loads(said.out) if "--json" in words else said.out
-
-    return type_in
+def typed(here: Path, typed_in: Typed) -> Typed:
+    """A command in this process, which saves its start."""
+    return partial(typed_in, here)
 
 
 def coordinator(folder: Path, up: Command) -> int:
@@ -404,18 +393,14 @@ def test_bench_tells_what_it_promises(typed: Typed, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_mistake_gets_one_line_and_code_2(
-    words: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    words: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed_in: Typed
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plesio", *words])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("token").write_text("a-token-of-the-test-0123456789\n")
-    Path("token").chmod(0o600)
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capfd.readouterr().err
-    assert end.value.code == 2 and hint in said and len(said.splitlines()) == 1, said
-    assert not Path("runs").exists()
+    (tmp_path / "token").write_text("a-token-of-the-test-0123456789\n")
+    (tmp_path / "token").chmod(0o600)
+    said = typed_in(tmp_path, *words, code=2)
+    assert hint in said and len(said.splitlines()) == 1, said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_messages_go_in_and_out_and_the_log_tells_of_tasks_and_times(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Work goes in chunks of 256k values through reused buffers, which stay in cache.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from typing import Any, ClassVar, Protocol, Self
@@ -39,7 +38,7 @@ class Codec(Protocol):
         """The exact length of `encode(...)[0].to_bytes()` for that shape and dtype."""
 
 
-class Stage(ABC):
+class Stage:
     """One registered link of a chain, and a codec by itself.
 
     A stage that `can_end` a chain makes bytes of values: it has payload_bytes, write and read. One that `can_lead` hands
@@ -88,17 +87,17 @@ class Stage(ABC):
 
     # -- as the end of a chain
 
-    @abstractmethod
     def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
         """The exact length of the payload for so many values of that dtype."""
+        raise NotImplementedError(f"{self!r} ends no chain")
 
-    @abstractmethod
     def write(self, flat: Tensor, payload: Tensor, state: Any) -> Any:
         """Fills payload: (payload_bytes,) uint8, from flat: (numel,). The next state. CodecError for what will not go."""
+        raise NotImplementedError(f"{self!r} ends no chain")
 
-    @abstractmethod
     def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """(start, values: (k,) of dtype) in order; values last until the next step. The length is right."""
+        raise NotImplementedError(f"{self!r} ends no chain")
 
     def read_into(self, payload: Payload, out: Tensor) -> None:
         """Fills out: (numel,), contiguous."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,7 +41,7 @@ def kernels() -> Any:
 
 
 @dataclass(frozen=True, repr=False)
-class Blocks(Stage):
+class Blocks(Stage, ABC):
     """Contract of the quantisers below. block: values a scale; a multiple of 8 where codes have fewer than 8 bits."""
 
     block: int

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from plesio.codecs.base import Stage
 from plesio.codecs.packets import Payload, Shape
 
 
-class Picks(Stage):
+class Picks(Stage, ABC):
     """Contract of the pickers: which values, and their places again from what is beside them."""
 
     can_end: ClassVar[bool] = False
@@ -47,15 +45,3 @@ class Picks(Stage):
         flat = into.view(-1)
         places = self.places(side, flat.numel()).to(flat.device)
         flat.index_add_(0, places, inner.to(flat), alpha=weight)
-
-    def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")
-
-    def write(self, flat: Tensor, payload: Tensor, state: Any) -> Any:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")
-
-    def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")

@@ -10,9 +10,9 @@ Source: Vogels et al. 2019 (1905.13727).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -91,18 +91,6 @@ class PowerSGD(Stage):
             return None
         rows, columns = shape[0], math.prod(shape[1:])
         return (rows, columns) if self.rank * (rows + columns) < rows * columns else None
-
-    def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")
-
-    def write(self, flat: Tensor, payload: Tensor, state: Any) -> Any:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")
-
-    def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-        """It makes no bytes."""
-        raise NotImplementedError(f"{self!r} ends no chain")
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
