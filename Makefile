@@ -60,7 +60,8 @@ bench: setup
 	$(BIN)/python benchmarks/bench_depth.py
 	$(BIN)/python benchmarks/bench_tasks.py
 	$(BIN)/python benchmarks/bench_tasks.py --kill
-	$(BIN)/python benchmarks/bench_map.py
+	$(BIN)/python benchmarks/bench_map.py --records 1000000
+	$(BIN)/python benchmarks/bench_codecs.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
 
