@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from plesio.errors import UnknownName
 from plesio.training import ddp_hook
@@ -93,6 +97,51 @@ def test_nan_on_one_rank_is_nan_on_all_and_nothing_remembers_it(ranks: list[dict
         for name, gradient in record["next"].items():
             assert bool(gradient.isfinite().all()), name
             assert torch.equal(gradient, ranks[0][codec]["next"][name]), name
+
+
+@pytest.fixture
+def alone() -> Iterator[dist.ProcessGroup]:
+    """A group of this process only."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def as_it_lies(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """(numel,): in the order in which the parameter's values lie in memory, and in DDP's buckets."""
+    room = torch.empty_strided(parameter.shape, parameter.stride(), dtype=tensor.dtype)
+    return room.copy_(tensor).as_strided((tensor.numel(),), (1,))
+
+
+@pytest.mark.parametrize("as_view", [False, True], ids=["copied", "view"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("codec", ["none", "int8", "powersgd(2)"])
+def test_gradients_of_any_dtype_and_strides_come_back_as_theirs(
+    alone: dist.ProcessGroup, codec: str, dtype: torch.dtype, as_view: bool
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 16, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16 * 36, 8))
+    net = net.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = DistributedDataParallel(net, gradient_as_bucket_view=as_view)
+    hook = ddp_hook(codec)
+    model.register_comm_hook(alone, hook)
+    parameters, (went, came) = [*net.parameters()], (list[Any]([0] * 4) for _ in range(2))
+    for _ in range(4):
+        x = torch.randn(6, 4, 8, 8).to(dtype)
+        plain = torch.autograd.grad(net(x).square().mean(), parameters)
+        model.zero_grad()
+        model(x).square().mean().backward()
+        for at, parameter in enumerate(parameters):
+            assert parameter.grad is not None and parameter.grad.dtype == dtype
+            went[at] += plain[at].double()
+            came[at] += parameter.grad.double()
+    for at, parameter in enumerate(parameters):
+        state = hook.__self__.states[parameter]  # type: ignore[attr-defined]
+        kept = torch.zeros(()) if state is None else state.residual.double().view(-1)
+        rounding = 1e-5 if dtype == torch.float64 else 2**-7
+        off = as_it_lies(came[at] - went[at], parameter) + kept
+        assert off.norm() <= rounding * went[at].norm()
 
 
 def test_an_unknown_codec_is_refused_at_once() -> None:

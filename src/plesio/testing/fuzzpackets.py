@@ -89,7 +89,7 @@ def _numbers(rng: random.Random, count: int) -> tuple[int, ...]:
 
 def _asked_for(stamps: tuple[packets.Stamp, ...], dtype: str, shape: packets.Shape) -> int | None:
     """How long a payload these ask for; None where there is none, or it would be long."""
-    if dtype not in packets.FLOATS or not 0 <= math.prod(shape) <= MOST_VALUES:
+    if dtype not in packets.FLOATS or min(shape, default=0) < 0 or math.prod(shape) > MOST_VALUES:
         return None
     try:
         stages = [packets.stage(*stamp) for stamp in stamps]

@@ -4,7 +4,8 @@ Each parameter has a state of its own, kept by the parameter: DDP makes other bu
 nothing is lost then. PowerSGD averages its factors over all ranks, two all-reduces a bucket; every other codec's packets
 are gathered by all, and what they decode to is averaged in the order of the ranks, so that all ranks have the same bits.
 A gradient that a codec cannot carry (NaN, Inf) becomes NaN on all ranks, as it would without a hook, and no state knows
-of it. States are not checkpointed: who starts anew loses what feedback still kept.
+of it. Values are taken as they lie in the bucket: those of a transposed parameter are another matrix for PowerSGD. States
+are not checkpointed: who starts anew loses what feedback still kept.
 """
 # Annotations are not strings here: DDP compares a hook's with its classes.
 
