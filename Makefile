@@ -28,7 +28,7 @@ test: lint
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
 
-# a million inputs for what reads the network, and a million for what reads packets; about fifteen minutes
+# a million inputs for what reads the network, and a million for what reads packets
 fuzz: setup
 	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
 	$(BIN)/python -m plesio.testing.fuzzpackets --inputs 1000000
