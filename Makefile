@@ -28,9 +28,10 @@ test: lint
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
 
-# a million inputs for what reads the network
+# a million inputs for what reads the network, and a million for what reads packets
 fuzz: setup
 	$(BIN)/python -m plesio.testing.fuzz --inputs 1000000
+	$(BIN)/python -m plesio.testing.fuzzpackets --inputs 1000000
 
 # about ten minutes: 20 seeded schedules of real faults
 chaos: setup

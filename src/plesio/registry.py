@@ -1,15 +1,22 @@
 """Names to classes, loaded only when asked for, so that `import plesio` stays light.
 
-A new codec, strategy, policy, store or launcher is one file and one line here.
+A new codec, strategy, policy, store or launcher is one file and one line here. Codecs may also come from other installed
+packages: their entry points are looked at, once, when a name is not known here.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plesio.errors import UnknownName
+from plesio.errors import UnknownName, UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUPS = {"codec": "plesio.codecs"}  # of entry points, by kind
 
 CODECS: dict[str, str] = {
     "none": "plesio.codecs.cast:Identity",
@@ -58,14 +65,45 @@ LAUNCHERS: dict[str, str] = {
 
 def check(table: dict[str, str], kind: str, name: str) -> None:
     """Raises UnknownName with the nearest known name, if this one is not registered. Loads nothing."""
-    if name not in table:
-        close = difflib.get_close_matches(name, table, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(table))}"
+    if name not in table and name not in _others(kind):
+        known = {*table, *_others(kind)}
+        close = difflib.get_close_matches(name, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(known))}"
         raise UnknownName(f"{kind} {name!r} is unknown; {mend}")
 
 
 def load(table: dict[str, str], kind: str, name: str) -> Any:
-    """The object registered as `name`. Raises UnknownName with the nearest known name."""
+    """The object registered as `name`. Raises UnknownName with the nearest known name; UserError for a broken package."""
     check(table, kind, name)
+    if name not in table:
+        return _loaded(kind, name, _others(kind)[name])
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+@functools.cache
+def _others(kind: str) -> dict[str, list[EntryPoint]]:
+    """What other installed packages have, by name."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUPS[kind]) if kind in GROUPS else ():
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _loaded(kind: str, name: str, entries: list[EntryPoint]) -> Any:
+    packages = [entry.dist.name if entry.dist else entry.value for entry in entries]
+    if len(entries) > 1:
+        raise UserError(f"{kind} {name!r} is in the packages {' and '.join(sorted(packages))}; uninstall all but one")
+    try:
+        found = entries[0].load()
+    except Exception as error:  # another's code
+        raise UserError(
+            f"{kind} {name!r} of the package {packages[0]!r} cannot be loaded: {error!r}; mend it or uninstall it"
+        ) from error
+    if getattr(found, "name", None) != name:
+        raise UserError(
+            f"the package {packages[0]!r} registers {entries[0].value} as {kind} {name!r}, which has not that `name`"
+        )
+    return found

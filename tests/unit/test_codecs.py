@@ -97,6 +97,8 @@ def packet(header: object, payload: bytes = b"") -> bytes:
         packet([1, [["none", []]], "float32", [2]], b"1234"),
         packet([1, [["none", []]], "float32", [1], 5], b"1234"),
         packet([1, [["int8", [1 << 62]]], "float32", [1]], b"12345"),
+        packet([1, [["topk", []], ["none", []]], "float32", [1]], b"1234"),
+        packet([1, [["randomk", [1, 2]], ["none", []]], "float32", [1]], b"1234"),
         packet([1, [["int8", [4]]], "float32", [1]], struct.pack("<fb", float("nan"), 1)),
         packet([1, [["int8", [4]]], "float32", [1]], struct.pack("<fb", -1.0, 1)),
         packet([1, [["int8", [4]]], "float32", [1]], struct.pack("<fb", 3e38, 1)),

@@ -19,7 +19,7 @@ from plesio.cli.options import read_address
 from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
-from plesio.registry import CODECS, check
+from plesio.registry import CODECS
 from plesio.reporting.events import is_finished
 from plesio.runtime import faults, snapshots
 from plesio.runtime import tensorboard as boards
@@ -52,7 +52,10 @@ def make_spec(
         raise UserError(f"run name {name!r} must be a plain folder name")
     schedule = parse_schedule(strategy, every, start_rounds)
     text = codec or ("none" if schedule.phases[-1].strategy.sends == "gradient" else "int8")
-    check(CODECS, "codec", text.partition("(")[0])  # loading it would import torch here, for nothing
+    if text not in CODECS:  # a name alone is known without torch, which takes a second to import
+        from plesio.codecs import parse
+
+        parse(text)
     return RunSpec(
         run=name,
         learners=learners,

@@ -2,10 +2,10 @@
 
 packets: what travels. base: the contract. reading: the receiver. blocks: what quantisers share, kernels: their compiled
 loops. picks: what those share that send only some values. compose: chains and error feedback. text: codecs by name. Each
-other file is one registered codec, or a few.
+other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """
 
-from plesio.codecs.base import Codec
+from plesio.codecs.base import Codec, Stage
 from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback
 from plesio.codecs.packets import Packet, dtype_of
 from plesio.codecs.reading import accumulate, decode, is_finite
@@ -16,6 +16,7 @@ __all__ = [
     "Codec",
     "ErrorFeedback",
     "Packet",
+    "Stage",
     "accumulate",
     "decode",
     "dtype_of",

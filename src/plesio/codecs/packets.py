@@ -114,7 +114,7 @@ def stage(name: str, arguments: tuple[int, ...]) -> Stage:
     kind = registry.load(registry.CODECS, "codec", name)
     try:
         made: Stage = kind.from_stamp(*arguments)
-    except TypeError:
+    except (TypeError, ValueError):  # too few or too many
         raise UserError(f"codec {name!r} does not take {arguments}; its default is {kind()!r}") from None
     return made
 
@@ -155,7 +155,8 @@ def opened(packet: Packet) -> list[Part]:
     if size_bytes != expected:
         raise CodecError(f"codec {stages[-1]!r} needs {expected} bytes for shape {packet.shape}, not {size_bytes}")
     for part in parts:
-        part.stage.check(part.of(packet.payload), part.shape, dtype)
+        if part is parts[-1] or not part.stage.plain:  # a plain one that leads has left nothing
+            part.stage.check(part.of(packet.payload), part.shape, dtype)
     return parts
 
 

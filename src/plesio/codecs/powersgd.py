@@ -75,15 +75,22 @@ class PowerSGD(Stage):
         left, right = flat[: sides[0] * self.rank].view(sides[0], -1), flat[sides[0] * self.rank :].view(sides[1], -1)
         into.view(sides).addmm_(left.to(into.dtype), right.T.to(into.dtype), alpha=weight)
 
-    def rounds(self, tensor: Tensor, state: Tensor | None) -> Generator[Tensor, Tensor, tuple[Tensor, Tensor | None]]:
-        """The collective form: yields what is to be averaged over all, is sent the average. Returns (tensor, next state)."""
+    def rounds(
+        self, tensor: Tensor, state: Tensor | None
+    ) -> Generator[Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+        """The collective form: yields what is to be averaged over all, is sent the average.
+
+        Returns (the mean of what all gave, as far as it was sent; the same of this tensor alone; the next state).
+        """
         sides = self._sides(tuple(tensor.shape))
         if sides is None:
-            return (yield tensor), None
+            return (yield tensor), tensor, None
         matrix = tensor.detach().reshape(sides).float()
         left = orthonormal((yield matrix @ (self._first(sides[1]).to(matrix) if state is None else state)))
-        right = yield matrix.T @ left
-        return (left @ right.T).view(tensor.shape).to(tensor.dtype), right
+        own = matrix.T @ left
+        right = yield own
+        mean, alone = ((left @ each.T).view(tensor.shape).to(tensor.dtype) for each in (right, own))
+        return mean, alone, right
 
     def _sides(self, shape: Shape) -> tuple[int, int] | None:
         """(rows, columns) of the matrix; None where the factors would be no smaller."""

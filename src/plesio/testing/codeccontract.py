@@ -138,6 +138,26 @@ def what_was_sent_and_the_residual_are_what_came_in(codec: Codec) -> None:
     assert off <= 1e-10 * (energy(came) + energy(state.residual)), f"{codec!r}: feedback lost something"
 
 
+def changed_bytes_are_refused_or_read(codec: Codec) -> None:
+    """... as a tensor of the shape that they then say: a stranger may have sent them."""
+    for tensor in (torch.linspace(-1, 1, 70).view(7, 10), torch.linspace(-1, 1, 4500)):
+        data = sent(codec, tensor).to_bytes()
+        for changed in [data[:-1], data + b"x", *_flips(data)]:
+            try:
+                packet = Packet.from_bytes(changed)
+            except CodecError:
+                continue
+            back = decode(packet)
+            assert (dtype_of(packet), packet.shape) == (back.dtype, tuple(back.shape)), f"{codec!r}: {changed.hex()}"
+
+
+def _flips(data: bytes) -> Iterator[bytes]:
+    """A byte of them is another one: of the first few hundred, and of some later ones."""
+    for at in [*range(min(len(data), 200)), *range(200, len(data), 97)]:
+        for flip in (0x01, 0x80, 0xFF):
+            yield data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :]
+
+
 def its_text_names_it(codec: Codec) -> None:
     """`repr` is what `parse` reads."""
     assert parse(repr(codec)) == codec, f"{codec!r} is another codec when it is read"
@@ -149,5 +169,6 @@ CHECKS: tuple[Callable[[Codec], None], ...] = (
     nan_and_inf_pass_through_or_are_refused,
     a_state_is_never_changed,
     what_was_sent_and_the_residual_are_what_came_in,
+    changed_bytes_are_refused_or_read,
     its_text_names_it,
 )

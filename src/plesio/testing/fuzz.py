@@ -159,16 +159,18 @@ def shown(seed: int) -> str:
     return f"{what}: {(stream(rng) if what == 'stream' else body(rng, what)).hex()}"
 
 
-def try_inputs(first: int, count: int) -> int:
+def try_inputs(
+    first: int, count: int, try_one: Callable[[int], bool] = try_input, show: Callable[[int], str] = shown
+) -> int:
     """How many of these were accepted. Raises AssertionError naming the seed of an input that does harm."""
     accepted, before = 0, _peak_bytes()
     for seed in range(first, first + count):
         try:
-            accepted += try_input(seed)
+            accepted += try_one(seed)
         except Exception as error:
-            raise AssertionError(f"seed {seed} raises {error!r}; {shown(seed)}") from error
+            raise AssertionError(f"seed {seed} raises {error!r}; {show(seed)}") from error
         if _peak_bytes() - before > GROWTH_BYTES:
-            raise AssertionError(f"seed {seed} takes too much memory; {shown(seed)}")
+            raise AssertionError(f"seed {seed} takes too much memory; {show(seed)}")
     return accepted
 
 
@@ -176,7 +178,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main() -> None:
+def main(run: Callable[[int, int], int] = try_inputs) -> None:
     """python -m plesio.testing.fuzz --inputs 1000000"""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000)
@@ -186,7 +188,7 @@ def main() -> None:
     print(f"inputs {first} to {first + options.inputs - 1}", flush=True)
     began_s = time.monotonic()
     try:
-        accepted = try_inputs(first, options.inputs)
+        accepted = run(first, options.inputs)
     except AssertionError as error:
         print(error)
         sys.exit(1)
