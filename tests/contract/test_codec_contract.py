@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -80,6 +82,16 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
 
             accumulate(packet, total, 0.5)
             torch.testing.assert_close(total, expected)
+
+
+def test_where_nothing_can_be_written_loops_are_compiled_for_this_process_alone() -> None:
+    code = (
+        "import numba.core.caching as caching; caching.CacheImpl._locator_classes.clear(); import torch; "
+        "from plesio.codecs import decode, parse; x = torch.full((5000,), 127.0); "
+        "assert torch.equal(decode(parse('int8').encode(x)[0]), x); "
+        "from plesio.codecs import kernels; assert not kernels._can_cache()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 ERRORS = {  # |x - Q|^2 / |x|^2 of normal values, and of Student's t with 3 degrees

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,7 +32,18 @@ ONE, I32 = np.float32(1), np.int32
 ROUND = np.float32(3 << 22)  # added, it leaves the nearest integer, half to even, in the lowest bits
 LOWER = np.int32(1 << 20)  # of the bits of a threshold: by about a tenth
 MANY = 1 << 20  # values from which threads pay
-_compile = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
+
+
+def _can_cache():
+    """Is there a folder for what is compiled? Where all are read-only, each process compiles for itself."""
+    try:
+        njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+_compile = functools.partial(njit, nogil=True, cache=_can_cache(), error_model="numpy")
 
 
 @intrinsic
@@ -345,6 +357,9 @@ def decode(kernels: Callable[[bool], Kernel], rows: list[Any], weight: float | N
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "plesio-kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads
 
 
 def spread(kernel: Kernel, rows: list[Any], *others: Any) -> int:
