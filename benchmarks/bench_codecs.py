@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LIMIT_S = 1200.0  # of one measurement; the first makes a peer's environment
 PEERS = ("torch", "bitsandbytes", "hivemind")
 RIVALS = {  # what of theirs does the same as what of ours
     "int8": ("torch: quantize_per_channel", "bitsandbytes: blockwise 8 bit", "hivemind: uniform 8 bit"),
@@ -30,14 +31,14 @@ RIVALS = {  # what of theirs does the same as what of ours
 def ours(values: int, threads: int) -> dict[str, dict[str, Any]]:
     """Rows by codec."""
     words = [sys.executable, "-m", "plesio", "bench", "codecs", "--values", str(values), "--threads", str(threads), "--json"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
     return {row["codec"]: row for row in json.loads(done.stdout)["rows"]}
 
 
 def theirs(peer: str, values: int) -> dict[str, dict[str, Any]]:
     """Rows by name."""
     words = [sys.executable, str(ROOT / "benchmarks" / "peers" / "codecs_peer.py"), peer, str(values), "5"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
     rows: dict[str, dict[str, Any]] = json.loads(done.stdout.decode().strip().splitlines()[-1])
     for row in rows.values():
         traffic = 4 * values + row["bytes"]

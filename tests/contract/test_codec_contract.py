@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plesio import registry
 from plesio.codecs import Codec, Packet, blocks, decode, parse, topk
-from plesio.codecs.int8 import MIN_SCALE
+from plesio.codecs.blocks import TINY
 from plesio.testing.codeccontract import CHECKS, DTYPES, sent, tensors
 
 NAMES = sorted(registry.CODECS)
@@ -40,7 +40,7 @@ def bound(text: str, tensor: Tensor) -> float:
     if text in casts:
         return casts[text]
     levels = 7 if "int4" in text else 127
-    scale = max(top / levels, MIN_SCALE)
+    scale = max(top / levels, TINY)
     return scale / 2 * (1 + 2**-7) + own_ulp + (top * 2**-8 if "bf16" in text else 0.0)
 
 

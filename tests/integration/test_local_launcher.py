@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from plesio.launchers.backoff import Backoff
+from plesio.launchers.backoff import HEALTHY_S, Backoff, in_a_row
 from plesio.launchers.base import Exit, Launcher, ProcessSpec
 from plesio.launchers.local import LocalLauncher
 
@@ -361,6 +361,11 @@ def test_close_ends_everything_at_once_and_twice_is_no_error(play, script):
 def test_a_spec_names_a_target_or_a_script():
     with pytest.raises(ValueError, match="'n' needs a target or a script"):
         ProcessSpec(name="n")
+
+
+def test_who_lasted_has_not_failed_in_a_row():
+    assert [in_a_row(failures, 0.1) for failures in (0, 1, 4)] == [1, 2, 5]
+    assert in_a_row(4, HEALTHY_S + 1) == 1
 
 
 def test_backoff_doubles_up_to_its_cap():

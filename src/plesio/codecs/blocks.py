@@ -159,7 +159,7 @@ class Blocks(Stage, ABC):
         """out: (k,) float32 is set to the values from `start`, a multiple of block; or weight times them are added."""
         stop = start + len(out)
         first, last = start // self.block, -(-stop // self.block)
-        scales = self._raw_scales(payload, numel)[first:last]
+        scales = self._raw_scales(payload, first, last)
         raw = np.frombuffer(payload, np.uint8)[self._codes_at(numel) :]
         codes = raw[start * self.bits // 8 : -(-stop * self.bits // 8)]
         compiled = kernels() if numel >= FEW else None
@@ -180,17 +180,18 @@ class Blocks(Stage, ABC):
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
-        raw, levels = self._raw_scales(payload, math.prod(shape)), self.levels(payload[: self.head_bytes])
+        blocks = -(-math.prod(shape) // self.block)
+        raw, levels = self._raw_scales(payload, 0, blocks), self.levels(payload[: self.head_bytes])
         top = raw.max(initial=0, keepdims=True)  # of their bits: what is infinite, NaN or negative has more than a number
         most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
         infinite = 0x7F800000 if self.wide else 0x7F80
         if top >= infinite or not float(self._exact(top)) * float(levels.abs().max()) <= most:
             raise CodecError(f"codec {self!r} met a scale that is not finite and positive")
 
-    def _raw_scales(self, payload: Payload, numel: int) -> Any:
-        """(blocks,), as they are sent, aligned: unsigned integers."""
-        raw = np.frombuffer(payload, np.uint8)[self.head_bytes : self._codes_at(numel)].copy()
-        return raw.view(np.uint32 if self.wide else np.uint16)
+    def _raw_scales(self, payload: Payload, first: int, last: int) -> Any:
+        """Of blocks first to last - 1, as they are sent, aligned: unsigned integers."""
+        begin, end = self._codes_at(first * self.block), self._codes_at(last * self.block)
+        return np.frombuffer(payload, np.uint8)[begin:end].copy().view(np.uint32 if self.wide else np.uint16)
 
     def _exact(self, raw: Any) -> Tensor:
         """The same as float32."""
@@ -206,11 +207,15 @@ def largest(rows: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
+def largest_scale(levels: int) -> int:
+    """The bits of the largest 16-bit scale whose multiple by `levels` is finite."""
+    return int(np.float32(np.float32(TOP) / np.float32(levels)).view(np.int32)) & ~0xFFFF
+
+
 def rounded(scales: Tensor, top: Tensor, levels: int) -> Tensor:
     """Scales, (n,) float32, of which 16 bits remain: 0 where top, a block's largest magnitude, is 0, else normal numbers."""
-    most = int(np.float32(np.float32(TOP) / np.float32(levels)).view(np.int32)) & ~0xFFFF
     least = int(np.float32(TINY).view(np.int32))
-    bits = ((scales.view(torch.int32) + 0x8000) & -0x10000).clamp(least, most).view(torch.float32)
+    bits = ((scales.view(torch.int32) + 0x8000) & -0x10000).clamp(least, largest_scale(levels)).view(torch.float32)
     return torch.where(top.isfinite(), torch.where(top == 0, 0.0, bits), top)
 
 

@@ -13,7 +13,6 @@ from plesio.codecs.blocks import TINY, Blocks, largest
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
-MIN_SCALE = TINY
 # A scale keeps 17 of its 24 bits: then code * scale is exact in float32, so decoding is the same on every
 # device, and encoding a decoded tensor finds the same scale: idempotent to the last bit.
 SCALE_BITS = -(1 << 7)
@@ -36,7 +35,7 @@ class Int8(Blocks):
         scales = largest(rows) / LEVELS
         scales.view(torch.int32).bitwise_and_(SCALE_BITS)
         finite = scales.isfinite()
-        scales = torch.where(finite, scales.clamp(min=MIN_SCALE), scales)
+        scales = torch.where(finite, scales.clamp(min=TINY), scales)
         codes = (rows * (1.0 / scales)[:, None]).round_().to(torch.int8)
         return scales, codes.view(torch.uint8)
 

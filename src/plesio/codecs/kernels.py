@@ -25,6 +25,8 @@ import torch
 from numba import njit, types
 from numba.extending import intrinsic
 
+from plesio.codecs.blocks import largest_scale
+
 Kernel = Callable[..., int]
 ABS, INF = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 SCALE_MASK, TINY = np.int32(-(1 << 7)), np.int32(0x00800000)
@@ -64,12 +66,6 @@ def as_bits(context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.int32(types.float32), generate
-
-
-def largest_scale(levels: int) -> int:
-    """The bits of the largest 16-bit scale whose multiple by `levels` is finite."""
-    top = np.float32(np.finfo(np.float32).max) / np.float32(levels)
-    return int(top.view(np.int32)) & ~0xFFFF
 
 
 MOST_1, MOST_7 = (np.int32(largest_scale(levels)) for levels in (1, 7))

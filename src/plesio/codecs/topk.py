@@ -1,6 +1,6 @@
 """TopK: of each block of 4,096 values the largest magnitudes; the next stage encodes them, and zeros are not sent.
 
-Side: places in the block, 12 bits each, ascending. `topk(1/64)+int2` has .44 bits a value. Only with
+Side: places in the block, 12 bits each, ascending. `topk(1/64)+int2` has .22 bits a value. Only with
 feedback. Source: Aji & Heafield 2017 (1704.05021); in blocks: SparseLoCo, 2025 (2508.15706).
 """
 
@@ -97,7 +97,7 @@ class TopK(Picks):
         found = [_largest(flat[:whole].view(-1, BLOCK), self.keep)]
         if rest := len(flat) - whole:
             found.append(_largest(flat[whole:].view(1, -1), -(-rest * self.keep // BLOCK)))
-        places = torch.cat([each.reshape(-1) for each in found])
+        places = torch.cat([each.reshape(-1) for each in found]).cpu()
         side.copy_(_packed(places))
         firsts = torch.arange(0, max(len(flat), 1), BLOCK).repeat_interleave(self.keep)[: len(places)]
         return places + firsts, None

@@ -1,8 +1,16 @@
-"""How long to wait before a process that failed is started again."""
+"""How often, and after how long, a process that failed is started again."""
 
 from __future__ import annotations
 
 import msgspec
+
+GIVE_UP_AFTER = 5  # failures in a row without progress in between
+HEALTHY_S = 20.0  # a process that ran so long had not failed in a row
+
+
+def in_a_row(failures: int, lasted_s: float) -> int:
+    """How often it has failed in a row now, if that was so often before, and it has lasted so long this time."""
+    return 1 if lasted_s > HEALTHY_S else failures + 1
 
 
 class Backoff(msgspec.Struct, frozen=True):

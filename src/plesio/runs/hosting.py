@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import msgspec
 
 from plesio.errors import PlesioError
 from plesio.launchers import logs
+from plesio.launchers.backoff import GIVE_UP_AFTER, Backoff, in_a_row
 from plesio.reporting.events import is_finished
 from plesio.runs import shelf
 from plesio.runtime import here
 
 LEAVE_S = 60.0  # for learners to leave and for the last commit
-AGAIN = 5  # times in a row that it may be killed from outside
 LOG = "supervisor.log"
 
 
@@ -43,10 +44,12 @@ async def host_run(run: str) -> dict[str, Any]:
 
 
 async def _host(run: str, folder: Path) -> dict[str, Any]:
-    error = "it was killed again and again"
+    error, failures = "it was killed again and again", 0
     _note(run, "running")
-    for _ in range(AGAIN):
+    while failures <= GIVE_UP_AFTER:
         try:
+            await asyncio.sleep(Backoff().next(failures - 1))
+            began_s = time.monotonic()
             code = await _supervise(folder)
         except asyncio.CancelledError:
             _note(run, "stopped")
@@ -57,6 +60,7 @@ async def _host(run: str, folder: Path) -> dict[str, Any]:
         if code > 0:
             error = logs.last_line(folder / "logs" / LOG) or f"it ended with code {code}"
             break
+        failures = in_a_row(failures, time.monotonic() - began_s)
     _note(run, "failed", error)
     raise PlesioError(f"run {run}: {error}")
 

@@ -14,12 +14,11 @@ import msgspec
 
 from plesio.errors import PlesioError
 from plesio.launchers import logs
-from plesio.launchers.backoff import Backoff
+from plesio.launchers.backoff import GIVE_UP_AFTER, Backoff, in_a_row
 from plesio.launchers.child import die_with_parent
 from plesio.runs import code
 from plesio.runs.shelf import OWN, QUESTIONS
 from plesio.runtime import here
-from plesio.runtime.crew import GIVE_UP_AFTER, HEALTHY_S
 from plesio.runtime.hostsettings import near
 from plesio.tasks.client import Client
 from plesio.tasks.dialling import Address
@@ -63,25 +62,27 @@ def learner(told: dict[str, object]) -> str:
     logs.rotate(log)
     at, files = f"{slot.host}:{slot.port}", tls.text if tls is not None else ""
     pool = here.PoolAddress(at, str(token_file), files, known.priority)
-    parent = os.getpid()
-    environment = {**os.environ, **pool.environment()}
-    failures, backoff = 0, Backoff()
-    while True:
+    failures, ended = 0, -1
+    while ended < 0:
         began_s = time.monotonic()
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                preexec_fn=lambda: die_with_parent(parent),
-            )  # fmt: skip
-        ended = _until_it_ends(process)
-        if not ended:
-            return known.name
-        failures = 1 if time.monotonic() - began_s > HEALTHY_S else failures + 1
+        ended = _until_it_ends(_started(command, folder, {**os.environ, **pool.environment()}, log))
+        failures = in_a_row(failures, time.monotonic() - began_s)
         if ended > 0:
             raise PlesioError(logs.last_line(log).removeprefix("plesio: ") or f"{known.name} ended with code {ended}")
         if failures > GIVE_UP_AFTER:
             raise PlesioError(f"{known.name} was killed {failures} times in a row, by signal {-ended} now")
-        time.sleep(backoff.next(failures - 1))
+        if ended < 0:
+            time.sleep(Backoff().next(failures - 1))
+    return known.name
+
+
+def _started(command: list[str], folder: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    parent = os.getpid()
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            preexec_fn=lambda: die_with_parent(parent),
+        )  # fmt: skip
 
 
 def _until_it_ends(process: subprocess.Popen[bytes]) -> int:

@@ -20,7 +20,7 @@ import msgspec
 from plesio.core import effects as e
 from plesio.core import stimuli as s
 from plesio.errors import PlesioError, UserError, WireError
-from plesio.launchers.backoff import Backoff
+from plesio.launchers.backoff import GIVE_UP_AFTER, Backoff, in_a_row
 from plesio.launchers.base import Exit, ProcessSpec
 from plesio.launchers.local import LocalLauncher
 from plesio.runtime.peer import keep_connected
@@ -30,8 +30,6 @@ from plesio.wire.tls import VARIABLE as TLS_VARIABLE
 from plesio.wire.tls import Tls
 
 FULL_BYTES = 1 << 16  # less than this left: a disk is full
-GIVE_UP_AFTER = 5  # failures in a row without progress in between
-HEALTHY_S = 20.0  # a process that ran so long had not failed in a row
 
 
 class Child(msgspec.Struct):
@@ -173,8 +171,7 @@ class Crew:
         if failure is not None:
             self.give_up(failure)
             return
-        lasted = time.monotonic() - child.started_s > HEALTHY_S
-        child.failures = 1 if lasted else child.failures + 1
+        child.failures = in_a_row(child.failures, time.monotonic() - child.started_s)
         if child.failures > GIVE_UP_AFTER:
             log = self.run_dir / "logs" / f"{child.name}.log"
             self.give_up(PlesioError(f"{child.name} ended {child.failures} times in a row; see {log}"))
