@@ -10,7 +10,7 @@ setup: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch .venv/ready
 
-# about three minutes: three learners, one of them slow, three processes killed
+# about four minutes: three learners, one of them slow, three processes killed
 demo: setup
 	@rm -rf runs/demo
 	$(BIN)/plesio run --name demo --learners 3 --slow learner-2=3 --every 16 --start-rounds 24 --until-tokens 800000 \
