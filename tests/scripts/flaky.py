@@ -14,7 +14,9 @@ from plesio.runtime.bulk import Bulk
 from plesio.runtime.link import Link
 from plesio.wire import channel as wire
 from plesio.wire import messages as m
+from plesio.wire.parts import Part
 
+PARTS = 5  # of one MiB, that a connection brings
 torch.manual_seed(0)
 x = torch.randn(64, 4)
 y = x.sum(1, keepdim=True)
@@ -33,6 +35,9 @@ def counted_frame(self, channel, body, payload):
     message = m.decode("bulk", body)
     went_on["up"] += isinstance(message, m.Subscribed) and message.have.size_bytes > 0
     on_frame(self, channel, body, payload)
+    channel.parts = getattr(channel, "parts", 0) + isinstance(message, Part)
+    if channel.parts == PARTS:  # however fast they come, a version needs several connections
+        channel.abort()
 
 
 def counted_subscription(self, have):

@@ -151,7 +151,7 @@ class Client:
         return level[0].result()
 
     def follow(self, names: Sequence[str]) -> list[Future]:
-        """Futures of tasks by name ('3-17'), whoever submitted them."""
+        """Futures of tasks by name ('3-17'), whoever submitted them; known once the submitter's `flush` has returned."""
         return self._link.follow(_ids(names))
 
     def cancel(self, names: Sequence[str]) -> None:
