@@ -33,6 +33,8 @@ CODECS: dict[str, str] = {
     "powersgd": "plesio.codecs.powersgd:PowerSGD",
 }
 
+STAGES = CODECS | {"pieces": "plesio.codecs.pieces:Pieces"}  # what packets name
+
 STRATEGIES: dict[str, str] = {
     "sync": "plesio.strategies.presets:Sync",
     "async": "plesio.strategies.presets:Async",

@@ -19,6 +19,8 @@ NAMES = sorted(registry.CODECS)
 TEXTS = [
     *NAMES, "int8(3)", "int4(32)", "bf16+int8", "ef(int8)", "ef(bf16, 0.5)", "topk(1/64)+int2", "ef(topk(1/16)+int4(32))",
     "powersgd(2)+int8", "randomk(1/8)+nf4", "codebook+int8", "int2+sign",
+    "int8+zstd", "topk(1/16)+int2+zstd(3)", "ef(none+zstd)", "byrole()", "byrole(norms=none, rest=powersgd(2))", "adaptive",
+    "ef(adaptive(1))",
 ]  # fmt: skip
 COMPILED = (  # what has loops of its own
     "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8",

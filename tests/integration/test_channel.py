@@ -122,6 +122,27 @@ def test_ten_thousand_messages_are_echoed_in_order_and_both_sides_count_the_same
     run(main())
 
 
+def test_what_the_peer_s_machine_has_not_taken_yet_is_known() -> None:
+    async def main() -> None:
+        async with house() as it:
+            client = await it.client(kind="bulk")
+            await it.until(lambda: bool(it.channels))
+            it.channels[0]._transport.pause_reading()  # type: ignore[union-attr]
+            sending = asyncio.create_task(client.send_bulk(b"bulk", bytes(64 << 20)))
+            await soon(_holds(lambda: client.undelivered_bytes() > client.unsent_bytes))
+            it.channels[0]._transport.resume_reading()  # type: ignore[union-attr]
+            await soon(sending, 10.0)
+            await soon(_holds(lambda: not client.undelivered_bytes()))
+            client.close()
+
+    run(main())
+
+
+async def _holds(what: Callable[[], bool]) -> None:
+    while not what():
+        await asyncio.sleep(0.001)
+
+
 def test_a_large_payload_arrives_intact_while_control_frames_pass_on_another_channel() -> None:
     async def main() -> None:
         async with house() as it:

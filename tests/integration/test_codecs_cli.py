@@ -49,6 +49,27 @@ def test_a_packed_checkpoint_gives_its_tensors_back_with_the_error_that_was_said
         assert found.metadata() == {"format": "pt"}
 
 
+def test_packing_by_role_looks_at_names_and_shapes_and_zeros_cost_nothing(
+    typed: Typed, model: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    large = {
+        "h.weight": model["weight"],
+        "tok_embedding": model["weight"] * 2,
+        "norm": torch.randn(70),
+        "empty": torch.zeros(10**5),
+    }
+    save_file(large, tmp_path / "l.safetensors")
+    told = typed("codecs", "pack", "l.safetensors", "--codec", "byrole(norms=none, rest=int2)+zstd", "--json")
+    assert told["bytes"] < 60_000 * (2.4 + 8.2) / 8 + 1000
+    typed("codecs", "unpack", "l.safetensors.packed", "--out", "again.safetensors")
+    back = load_file(tmp_path / "again.safetensors")
+    off = {
+        name: float((back[name] - large[name]).norm() / large[name].norm()) for name in ("h.weight", "tok_embedding")
+    }
+    assert off["h.weight"] > 0.3 and 0 < off["tok_embedding"] < 0.01
+    assert torch.equal(back["norm"], large["norm"]) and torch.equal(back["empty"], large["empty"])
+
+
 def test_nothing_is_written_over_and_what_is_no_checkpoint_is_told(
     typed: Typed, model: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -85,7 +106,9 @@ def test_codecs_are_tried_on_a_model_and_measured_here(typed: Typed, model: dict
 
 
 def test_the_bench_says_what_it_measured(typed: Typed) -> None:
-    told = typed("bench", "codecs", "--values", "100000", "--rounds", "2", "--codec", "int8", "--codec", "sign", "--json")
+    told = typed(
+        "bench", "codecs", "--values", "100000", "--rounds", "2", "--codec", "int8", "--codec", "sign", "--json"
+    )
     assert [row["codec"] for row in told["rows"]] == ["int8", "sign"] and told["rounds"] == 2
     for row in told["rows"]:
         assert row["encode_ratio"] == pytest.approx(row["encode_gbps"] / row["limit_gbps"], rel=0.05)

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 import torch
 
-from plesio.codecs import Chain, ErrorFeedback, Packet, decode, parse, with_feedback
+from plesio.codecs import Adaptive, ByRole, Chain, ErrorFeedback, Packet, Zstd, decode, parse, with_feedback
 from plesio.codecs.cast import Bf16, Identity
+from plesio.codecs.int4 import Int4
 from plesio.codecs.int8 import Int8
+from plesio.codecs.topk import TopK
 from plesio.errors import CodecError, UnknownName, UserError
 
 
@@ -18,6 +20,20 @@ def test_text_names_codecs() -> None:
     assert parse("int8") == Int8(256)
     assert parse(" bf16 + int8( 128 ) ") == Chain(Bf16(), Int8(128))
     assert parse("ef(bf16+int8(128), 0.9)") == ErrorFeedback(Chain(Bf16(), Int8(128)), 0.9)
+    assert parse("topk(1/64)+int4+zstd(3)") == Zstd(Chain(TopK(1 / 64), Int4()), 3)
+    assert parse("ef(byrole(norms = none, rest=topk(1/64)+int4), 0.9)") == ErrorFeedback(
+        ByRole(norms="none", rest=Chain(TopK(1 / 64), Int4())), 0.9
+    )
+    assert parse("adaptive") == Adaptive() != parse("adaptive(0.1)") == Adaptive(0.1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["int8+zstd", "none+zstd(19)", "ef(byrole(embeddings=powersgd(2)+int8, rest=ef(int4, 0.5)), 0.9)", "byrole()",
+     "adaptive(0.05)", "byrole(rest=adaptive+zstd)"],
+)  # fmt: skip
+def test_text_is_what_repr_gives_back(text: str) -> None:
+    assert repr(parse(text)) == text
 
 
 def test_an_unknown_codec_is_named_with_its_nearest() -> None:
@@ -28,7 +44,11 @@ def test_an_unknown_codec_is_named_with_its_nearest() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "a(", "int8(0)", "int8(x)", "int8(1,2)", "int8(1000000)", "bf16(3)", "none+", "ef()", "ef",
-     "ef(int8,2)", "ef(int8,nan)", "ef(int8,1,1)", "int8+ef(int8)", "ef(int8)+none(3)", "int8)"],
+     "ef(int8,2)", "ef(int8,nan)", "ef(int8,1,1)", "int8+ef(int8)", "ef(int8)+none(3)", "int8)",
+     "ef(int8)+int8", "zstd+int8", "int8+zstd(0)", "int8+zstd(x)", "pieces", "byrole(int8)", "byrole(rest=)",
+     "byrole(heads=int8)",
+     "byrole(rest=int8, rest=int8)", "adaptive(0)", "adaptive(x)", "adaptive(1, 2)", "adaptive+int8",
+     "topk(1/4)+byrole()"],
 )  # fmt: skip
 def test_text_that_names_no_codec_is_the_users_mistake(text: str) -> None:
     with pytest.raises(UserError):

@@ -17,7 +17,7 @@ from plesio.runtime.hostsettings import usable_cores
 
 ALL = (
     "none", "bf16", "fp16", "int8", "int4", "int2", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/64)+int2",
-    "randomk(1/64)", "powersgd(4)",
+    "randomk(1/64)", "powersgd(4)", "int8+zstd", "byrole()", "adaptive",
 )  # fmt: skip
 QUICK = 1 << 22  # values for the table
 COLUMNS = ("codec", "bits", "rel_error", "encode_gbps", "decode_gbps", "encode_ratio", "decode_ratio", "what")
@@ -85,14 +85,19 @@ def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
     return {
         "codec": repr(codec),
         "threads": torch.get_num_threads(),
-        "encode_gbps": round(encode, 2),
-        "decode_gbps": round(decoding, 2),
-        "limit_gbps": round(limit, 2),
-        "encode_ratio": round(encode / limit, 3),
-        "decode_ratio": round(decoding / limit, 3),
+        "encode_gbps": significant(encode),
+        "decode_gbps": significant(decoding),
+        "limit_gbps": significant(limit),
+        "encode_ratio": significant(encode / limit),
+        "decode_ratio": significant(decoding / limit),
         "bytes_ratio": round(size_bytes / len(packet.to_bytes()), 3),
-        "rel_error": float(f"{error:.3g}"),
+        "rel_error": significant(error),
     }
+
+
+def significant(number: float) -> float:
+    """Three digits of it."""
+    return float(f"{number:.3g}")
 
 
 class Clocked:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plesio.cli.asking import print_json, show_rows
-from plesio.codecs import Packet, decode, parse
+from plesio.codecs import Packet, decode, for_parameter, parse
 from plesio.codecs.packets import FLOATS
 from plesio.errors import CodecError, UserError
 
@@ -132,6 +132,7 @@ def drawn(rows: list[dict[str, Any]]) -> str:
 
 def encoded(codec: Any, name: str, tensor: Tensor) -> tuple[bytes, Tensor]:
     """(packet, what it is read as). Raises UserError that names the tensor."""
+    codec = for_parameter(codec, name, tensor.shape)
     try:
         data = codec.encode(tensor, codec.init(tensor))[0].to_bytes()
     except CodecError as error:

@@ -25,6 +25,14 @@ class Codec(Protocol):
     def needs_feedback(self) -> bool:
         """Does it lose something that ErrorFeedback would keep?"""
 
+    @property
+    def varies(self) -> bool:
+        """Does the length of its packets depend on the values?"""
+
+    @property
+    def by_shape(self) -> bool:
+        """Does it make of a matrix something else than of its values in a row?"""
+
     def init(self, like: Tensor) -> Any:
         """The state before the first tensor. like: any shape. None for a stateless codec."""
 
@@ -35,7 +43,7 @@ class Codec(Protocol):
         """
 
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
-        """The exact length of `encode(...)[0].to_bytes()` for that shape and dtype."""
+        """The exact length of `encode(...)[0].to_bytes()` for that shape and dtype; of one that `varies`, the most."""
 
 
 class Stage:
@@ -54,6 +62,8 @@ class Stage:
     can_lead: ClassVar[bool] = True
     plain: ClassVar[bool] = True
     mixes: ClassVar[bool] = False  # may finite values that it handed on be read as others that are not?
+    by_shape: ClassVar[bool] = False  # does it make of a matrix something else than of its values in a row?
+    varies: ClassVar[bool] = False  # does the length depend on the values? See pieces.py, the only one
 
     @property
     def stamp(self) -> Stamp:
@@ -112,6 +122,14 @@ class Stage:
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError when a payload, or side, of the right length cannot be read. By default all can."""
         return None
+
+    def is_finite(self, payload: Payload, numel: int, dtype: torch.dtype) -> bool:
+        """Is all that is read?"""
+        return self.always_finite or all(bool(values.isfinite().all()) for _, values in self.read(payload, numel, dtype))
+
+    def unpacked(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> Payload:
+        """Of one that `varies`: the payload as it is read, checked. Raises CodecError."""
+        raise NotImplementedError(f"{self!r} does not vary")
 
     # -- before others in a chain
 

@@ -44,6 +44,16 @@ class Chain:
         """See Codec.needs_feedback."""
         return any(link.needs_feedback for link in self.links)
 
+    @property
+    def varies(self) -> bool:
+        """No link does."""
+        return False
+
+    @property
+    def by_shape(self) -> bool:
+        """See Codec.by_shape."""
+        return any(link.by_shape for link in self.links)
+
     def init(self, like: Tensor) -> tuple[Any, ...]:
         """One state a link."""
         states = []
@@ -91,6 +101,16 @@ class ErrorFeedback:
     def needs_feedback(self) -> bool:
         """It has it."""
         return False
+
+    @property
+    def varies(self) -> bool:
+        """See Codec.varies."""
+        return self.codec.varies
+
+    @property
+    def by_shape(self) -> bool:
+        """See Codec.by_shape."""
+        return self.codec.by_shape
 
     def init(self, like: Tensor) -> FeedbackState:
         """A residual of zeros. like: any shape; half precision gets a float32 residual."""

@@ -73,21 +73,26 @@ class Packet(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def from_bytes(cls, buffer: bytes | bytearray | memoryview) -> Packet:
         """The inverse of to_bytes; what it returns decodes. The payload is a view: keep the buffer unchanged.
 
-        Raises CodecError on any other bytes. Allocates no more than a small multiple of their length.
+        Raises CodecError on any other bytes. Allocates no more than a small multiple of their length, or, of what is
+        compressed, of the shape that they tell.
         """
-        view = memoryview(buffer).cast("B")
-        if len(view) < _PREFIX.size:
-            raise CodecError(f"a packet of {len(view)} bytes has no header")
-        end = _PREFIX.size + _PREFIX.unpack_from(view)[0]
-        if end > min(len(view), MAX_HEADER_BYTES):
-            raise CodecError(f"a packet of {len(view)} bytes claims a header that ends at byte {end}")
-        try:
-            found = _read_header(view[_PREFIX.size : end])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CodecError(f"a packet's header is malformed: {error}") from error
-        packet = cls(found.version, found.stages, found.dtype, found.shape, view[end:])
-        opened(packet)
-        return packet
+        packet = unopened(buffer)
+        return msgspec.structs.replace(packet, payload=opened(packet)[1])
+
+
+def unopened(buffer: bytes | bytearray | memoryview) -> Packet:
+    """What the bytes say; whether it can be read is not known yet. Raises CodecError for a malformed header."""
+    view = memoryview(buffer).cast("B")
+    if len(view) < _PREFIX.size:
+        raise CodecError(f"a packet of {len(view)} bytes has no header")
+    end = _PREFIX.size + _PREFIX.unpack_from(view)[0]
+    if end > min(len(view), MAX_HEADER_BYTES):
+        raise CodecError(f"a packet of {len(view)} bytes claims a header that ends at byte {end}")
+    try:
+        found = _read_header(view[_PREFIX.size : end])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CodecError(f"a packet's header is malformed: {error}") from error
+    return Packet(found.version, found.stages, found.dtype, found.shape, view[end:])
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Part:
 
 def stage(name: str, arguments: tuple[int, ...]) -> Stage:
     """The registered codec of that name. Raises UnknownName, or UserError for wrong arguments."""
-    kind = registry.load(registry.CODECS, "codec", name)
+    kind = registry.load(registry.STAGES, "codec", name)
     try:
         made: Stage = kind.from_stamp(*arguments)
     except (TypeError, ValueError):  # too few or too many
@@ -137,8 +142,11 @@ def layout(stages: Sequence[Stage], shape: Shape, dtype: torch.dtype) -> list[Pa
     return parts
 
 
-def opened(packet: Packet) -> list[Part]:
-    """The parts of a packet, once all that could fail has been checked. Raises CodecError."""
+def opened(packet: Packet) -> tuple[list[Part], Payload]:
+    """The parts of a packet and the payload that they are of, once all that could fail has been checked.
+
+    Raises CodecError. The payload is the packet's own, or longer, where that is compressed.
+    """
     dtype = dtype_of(packet)
     if packet.version != VERSION:
         raise CodecError(f"a packet of version {packet.version}; this plesio reads version {VERSION}")
@@ -150,6 +158,9 @@ def opened(packet: Packet) -> list[Part]:
         check_order(stages)
     except UserError as error:
         raise CodecError(f"a packet cannot be read: {error}") from error
+    if stages[0].varies:
+        payload = stages[0].unpacked(packet.payload, packet.shape, dtype)
+        return [Part(stages[0], packet.shape, 0, len(payload))], payload
     parts = layout(stages, packet.shape, dtype)
     expected = parts[-1].offset + parts[-1].size_bytes
     if size_bytes != expected:
@@ -157,11 +168,13 @@ def opened(packet: Packet) -> list[Part]:
     for part in parts:
         if part is parts[-1] or not part.stage.plain:  # a plain one that leads has left nothing
             part.stage.check(part.of(packet.payload), part.shape, dtype)
-    return parts
+    return parts, packet.payload
 
 
 def check_order(stages: Sequence[Stage]) -> None:
     """Raises UserError when these cannot follow each other in a chain."""
+    if len(stages) > 1 and any(one.varies for one in stages):
+        raise UserError("packets of several pieces have no other stage")
     for one in stages[:-1]:
         if not one.can_lead:
             raise UserError(f"codec {one!r} makes bytes, so that none can follow it in a chain")

@@ -34,6 +34,7 @@ class PowerSGD(Stage):
     can_end: ClassVar[bool] = False
     plain: ClassVar[bool] = False
     mixes: ClassVar[bool] = True
+    by_shape: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= MAX_RANK:

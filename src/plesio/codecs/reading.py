@@ -15,10 +15,10 @@ def decode(packet: Packet, out: Tensor | None = None) -> Tensor:
 
     Raises CodecError when the packet is inconsistent, or not of the shape and dtype of `out`.
     """
-    parts, dtype = opened(packet), dtype_of(packet)  # checks before anything is allocated
+    (parts, payload), dtype = opened(packet), dtype_of(packet)  # checks before anything is allocated
     if out is not None and (tuple(out.shape), out.dtype) != (packet.shape, dtype):
         raise CodecError(f"a packet of {dtype} {packet.shape} is not decoded into {out.dtype} {tuple(out.shape)}")
-    return _decoded(parts, packet.payload, dtype, out)
+    return _decoded(parts, payload, dtype, out)
 
 
 def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
@@ -31,27 +31,24 @@ def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
     if not into.is_contiguous():
         into.detach().add_(decode(packet).to(into.device), alpha=weight)
         return
-    parts, dtype = opened(packet), dtype_of(packet)
+    (parts, payload), dtype = opened(packet), dtype_of(packet)
     lead = _first_that_leads(parts)
     if lead is None:
         last = parts[-1]
-        last.stage.add_into(last.of(packet.payload), into.detach().view(-1), weight, dtype)
+        last.stage.add_into(last.of(payload), into.detach().view(-1), weight, dtype)
         return
     part = parts[lead]
-    inner = _decoded(parts[lead + 1 :], packet.payload, dtype)
-    part.stage.add(part.of(packet.payload), inner, into.detach(), weight)
+    inner = _decoded(parts[lead + 1 :], payload, dtype)
+    part.stage.add(part.of(payload), inner, into.detach(), weight)
 
 
 def is_finite(packet: Packet) -> bool:
     """Does it decode to finite values only? Raises CodecError when the packet is inconsistent."""
-    parts = opened(packet)
+    parts, payload = opened(packet)
     if any(part.stage.mixes for part in parts):
-        return bool(_decoded(parts, packet.payload, dtype_of(packet)).isfinite().all())
+        return bool(_decoded(parts, payload, dtype_of(packet)).isfinite().all())
     last = parts[-1]
-    if last.stage.always_finite:
-        return True
-    chunks = last.stage.read(last.of(packet.payload), last.numel, dtype_of(packet))
-    return all(bool(values.isfinite().all()) for _, values in chunks)
+    return last.stage.is_finite(last.of(payload), last.numel, dtype_of(packet))
 
 
 def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from plesio.wire import messages as m
 from plesio.wire.parts import Assembler, Have, Outgoing, Part
 from plesio.wire.timings import Kind
 
+POLL_S = 0.005  # while it is measured when the peer's machine has all of a message
 STATE_BYTES = 64 << 30  # the largest state that a learner accepts
 
 
@@ -44,6 +45,8 @@ class Bulk:
         self.have: Have | None = None  # what the synchronizer has of one of them; None: not told yet
         self.coming = Assembler(STATE_BYTES)
         self.wake = asyncio.Event()
+        self.bytes_per_s = 0.0  # that the link carried of late; 0: not known yet
+        self._measuring: asyncio.Task[None] | None = None
 
     def connected(self, channel: wire.Channel) -> None:
         """A new connection: nothing is sent before the synchronizer has said what it has."""
@@ -102,8 +105,18 @@ class Bulk:
                         await self._send(self.channel, outgoing, self.have)
 
     async def _send(self, channel: wire.Channel, outgoing: Outgoing, have: Have) -> None:
-        began_s = time.monotonic()
+        began_s, before_bytes = time.monotonic(), channel.bytes_sent
         for part, piece in outgoing.parts(have):
             await channel.send_bulk(m.encode(part), piece)
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.create_task(self._measure(channel, began_s, before_bytes))
         seq = 0 if m.is_upload(outgoing.id) else int(outgoing.id.rpartition(".")[2])
         self.sends.add(Kind.SEND, began_s, time.monotonic() - began_s, seq)
+
+    async def _measure(self, channel: wire.Channel, began_s: float, before_bytes: int) -> None:
+        """How fast a message left: until the peer's machine had it all, since buffers on the way take much at once."""
+        end_bytes = channel.bytes_sent
+        while channel.bytes_sent - channel.undelivered_bytes() < end_bytes:
+            await asyncio.sleep(POLL_S)
+        found = (end_bytes - before_bytes) / max(time.monotonic() - began_s, 1e-6)
+        self.bytes_per_s = (self.bytes_per_s + found) / 2 if self.bytes_per_s else found

@@ -16,7 +16,7 @@ from plesio.codecs.packets import Packet
 from plesio.errors import CodecError
 from plesio.records import Contribution, Version
 from plesio.runtime import buffers
-from plesio.runtime.fragments import unpack_state
+from plesio.runtime.fragments import Layout, unpack_state
 from plesio.runtime.link import Link
 from plesio.runtime.outerstate import digest
 from plesio.runtime.tracks import Track
@@ -47,13 +47,14 @@ class Coding:
         self.packets: dict[int, bytes] = {}
         self.codec: Any = None
         self.state: Any = None  # of the codec: its residual
+        self._encoded_s = 0.0  # when the last change came
         self._newest: Newest | None = None  # that was not taken yet
         self._lock = threading.Lock()  # of _newest
         self._worker = Worker("plesio-codec")
 
-    def use(self, text: str) -> None:
-        """This codec, with feedback if it loses anything."""
-        self.codec = codecs.with_feedback(codecs.parse(text))
+    def use(self, text: str, layout: Layout) -> None:
+        """This codec, for a model of that layout, with feedback if it loses anything."""
+        self.codec = codecs.with_feedback(codecs.bound(codecs.parse(text), layout.names, layout.shapes))
 
     def push(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
         """Encodes and sends. value: (n,), handed over."""
@@ -104,6 +105,9 @@ class Coding:
         began_s = time.monotonic()
         if self.state is None:
             self.state = self.codec.init(value)
+        if self.codec.varies and (bytes_per_s := self.link.bytes_per_s()):
+            self.state = codecs.told(self.codec, self.state, codecs.Link(bytes_per_s, began_s - self._encoded_s))
+        self._encoded_s = began_s
         packet, self.state = self.codec.encode(value, self.state)
         buffers.read(own_buffers)
         if not codecs.is_finite(packet):  # the synchronizer would turn it away

@@ -144,6 +144,10 @@ class Link:
         bulk = self._bulk.channel
         return (bulk.bytes_sent, bulk.bytes_received) if bulk is not None else (0, 0)
 
+    def bytes_per_s(self) -> float:
+        """That the bulk channel carried to the synchronizer of late; 0: not known yet."""
+        return self._bulk.bytes_per_s
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:

@@ -28,7 +28,7 @@ class OuterState:
     """
 
     def __init__(self, downlink: str) -> None:
-        self.codec: Any = codecs.parse(downlink)
+        self.codec = codecs.parse(downlink)
         self.layout: Layout | None = None
         self.theta = torch.empty(0)
         self.shadow = torch.empty(0)
@@ -38,6 +38,7 @@ class OuterState:
         self.served: ServedOptimizer | None = None  # which has `optimizer` as its state
         self._gradient_state: Any = None
         self._feedback: Any = None
+        self._change_state: Any = None
         self._sum = torch.empty(0)
 
     def load(self, data: bytes | memoryview) -> None:
@@ -48,7 +49,8 @@ class OuterState:
         self.optimizer = {k: v for k, v in tensors.items() if k.startswith("optim.")}
         self.buffers = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
         self._sum = torch.zeros_like(self.theta)
-        self.served = self._feedback = None
+        self.served = self._feedback = self._change_state = None
+        self.codec = codecs.bound(self.codec, self.layout.names, self.layout.shapes)
 
     def dump(self) -> bytes:
         """The state file of the newest version."""
@@ -154,7 +156,9 @@ class OuterState:
             packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
             return "params", packet.to_bytes()
         change = self.theta - self.shadow
-        packet, _ = self.codec.encode(change, self.codec.init(change))
+        if self._change_state is None:
+            self._change_state = self.codec.init(change)
+        packet, self._change_state = self.codec.encode(change, self._change_state)
         codecs.accumulate(packet, self.shadow, 1.0)
         return "delta", packet.to_bytes()
 

@@ -168,7 +168,7 @@ class Participant:
         if not self.arrivals.welcomed(message):
             return
         if first:
-            self.coding.use(message.spec.uplink)
+            self.coding.use(message.spec.uplink, self.layout)
         self.link.identity.generation = message.generation
         self.link.welcome()
 

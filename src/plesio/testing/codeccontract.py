@@ -62,7 +62,8 @@ def every_shape_and_dtype_comes_back_in_the_promised_length(codec: Codec) -> Non
         for what, tensor in tensors(dtype):
             before, where = tensor.clone(), f"{codec!r}, {what}, {dtype}"
             data = sent(codec, tensor).to_bytes()
-            assert len(data) == codec.wire_bytes(tensor.shape, dtype), f"{where}: wire_bytes"
+            told = codec.wire_bytes(tensor.shape, dtype)
+            assert len(data) == told or codec.varies and len(data) < told, f"{where}: wire_bytes"
             packet = Packet.from_bytes(data)
             assert (dtype_of(packet), packet.shape) == (dtype, tuple(tensor.shape)), f"{where}: what the packet says"
             back = decode(packet)

@@ -13,14 +13,14 @@ import random
 import torch
 
 from plesio import registry
-from plesio.codecs import Packet, accumulate, decode, dtype_of, is_finite, packets, parse
+from plesio.codecs import Packet, accumulate, bound, decode, dtype_of, is_finite, packets, parse
 from plesio.errors import CodecError
 from plesio.testing import fuzz
 
 TEXTS = (
     *sorted(registry.CODECS), "int8(3)", "bf16+int8", "topk(1/4)+int4", "topk(1/16)+int2(8)", "randomk(1/3)+nf4",
     "topk+sign", "powersgd(1)+int8(4)", "powersgd(2)+topk(1/2)+int4", "randomk(1/2)+randomk(1/2)+codebook",
-    "codebook+int2+int8",
+    "codebook+int2+int8", "byrole()", "byrole()+zstd", "int8+zstd", "topk(1/16)+int4+zstd", "none+zstd",
 )  # fmt: skip
 SHAPES = ((), (0,), (1,), (3, 4), (70,), (9, 33), (2, 3, 40), (4500,), (70, 90))
 LARGEST_BYTES = 1 << 14  # of a payload that fits its header
@@ -38,6 +38,9 @@ def samples() -> tuple[bytes, ...]:
             for dtype in packets.FLOATS.values():
                 tensor = torch.randn(shape, generator=draw).to(dtype)
                 found.append(codec.encode(tensor, codec.init(tensor))[0].to_bytes())
+        whole = bound(parse(text), ("a", "b", "wte"), ((9, 33), (70,), (70, 9)))  # in pieces, where it goes by shape
+        tensor = torch.randn(9 * 33 + 70 + 630, generator=draw)
+        found.append(whole.encode(tensor, whole.init(tensor))[0].to_bytes())
     assert all(map(read, found)), "each is valid"
     return tuple(found)
 

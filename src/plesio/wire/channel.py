@@ -6,8 +6,11 @@ A BufferedProtocol: payloads are received straight into their own memory, and se
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import ssl
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -165,6 +168,17 @@ class Channel(Guest):
         if self._transport.get_write_buffer_size() > QUEUE_BYTES:
             self.abort()
             raise WireError(f"{self.peer} does not read what it is sent; the connection is dropped")
+
+    def undelivered_bytes(self) -> int:
+        """What the peer's machine has not yet taken of what was sent, where the system tells; else what waits here."""
+        if self._transport is None or not self._is_open():
+            return 0
+        waiting, sock = self.unsent_bytes, self._transport.get_extra_info("socket")
+        try:
+            queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError, AttributeError):  # not this system, or not this socket
+            return waiting
+        return waiting + int.from_bytes(queued, sys.byteorder)
 
     async def send_bulk(self, body: bytes, payload: Buffer) -> None:
         """Sends a frame with a payload; returns when the kernel (or TLS) has copied it all: the payload may change.
