@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from plesio.codecs import bound, parse
+
 PLESIO = [sys.executable, "-m", "plesio"]
 GOOD = Path(__file__).parents[1] / "scripts" / "tiny.py"
 
@@ -184,6 +186,20 @@ def test_a_run_leaves_what_it_promises(strategy: str, tmp_path: Path) -> None:
     assert {"journal.db", "events.jsonl", "summary.json", "report.html", "model.safetensors"} <= left
     assert "RunFinished" in (tmp_path / "runs" / "r" / "events.jsonl").read_text()
     assert "finished" in plesio("log", "runs/r", cwd=tmp_path, code=0).stdout
+
+
+def test_pushes_are_as_long_as_the_codec_says_beforehand_with_each_matrix_in_its_shape(tmp_path: Path) -> None:
+    text = "byrole(norms=bf16, rest=powersgd(1)+int8)"
+    words = ["run", "--json", "--name", "r", "--strategy", "localsgd", "--every", "4", "--codec", text, str(GOOD)]
+    summary = json.loads(plesio(*words, cwd=tmp_path, code=0).stdout)
+    assert summary["units"]["applied"] == 64 and summary["val_loss"] < summary["val_loss_start"]
+    model = load_file(tmp_path / "runs" / "r" / "model.safetensors")
+    names, shapes = ["0.weight", "0.bias", "2.weight", "2.bias"], [(8, 4), (8,), (1, 8), (1,)]
+    assert {name: tuple(model[name].shape) for name in names} == dict(zip(names, shapes, strict=True))
+    told = bound(parse(text), names, shapes).wire_bytes((49,), torch.float32)
+    events = map(json.loads, (tmp_path / "runs" / "r" / "events.jsonl").read_text().splitlines())
+    pushed = [event["contribution"] for event in events if event["type"] == "ContributionAccepted"]
+    assert {push["size_bytes"] for push in pushed} == {told} and {push["codec"] for push in pushed} == {text}
 
 
 @pytest.mark.parametrize("strategy", ["sync", "decoupled", "async(overlap=1)"])
