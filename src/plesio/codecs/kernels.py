@@ -23,6 +23,7 @@ import llvmlite.ir as ir
 import numpy as np
 import torch
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from plesio.codecs.blocks import largest_scale
@@ -33,6 +34,8 @@ SCALE_MASK, TINY = np.int32(-(1 << 7)), np.int32(0x00800000)
 ONE, I32 = np.float32(1), np.int32
 ROUND = np.float32(3 << 22)  # added, it leaves the nearest integer, half to even, in the lowest bits
 LOWER = np.int32(1 << 20)  # of the bits of a threshold: by about a tenth
+GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1 it has them as the bits of the highest byte
+LINE, AHEAD = 64, 2048  # bytes
 MANY = 1 << 20  # values from which threads pay
 
 
@@ -68,7 +71,31 @@ def as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
+@intrinsic
+def prefetch(context: Any, array: Any, at_bytes: Any) -> Any:
+    """The cache line of an array there will be read soon; it may lie behind the array's end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        data = builder.bitcast(context.make_array(signature.args[0])(context, builder, arguments[0]).data, pointer)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, near, is_data = (ir.Constant(number, n) for n in (0, 3, 1))
+        builder.call(call, [builder.gep(data, [arguments[1]]), read, near, is_data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 MOST_1, MOST_7 = (np.int32(largest_scale(levels)) for levels in (1, 7))
+
+
+@_compile(inline="always")
+def soon(x, r):
+    """What comes AHEAD of row r: processors foresee long stretches only, and rows are two short ones each."""
+    size = x.shape[1] * 4
+    for i in range(0, size, LINE):
+        prefetch(x, r * size + AHEAD + i)
 
 
 @_compile(inline="always")
@@ -92,6 +119,7 @@ def rounded(scale, top, most):
 def encode_int8(x, scales, codes):
     """(x: (rows, block) float32, scales: (rows,) float32, codes: (rows, block) int8) -> a bad row, or -1."""
     for r in range(x.shape[0]):
+        soon(x, r)
         row, out = x[r], codes[r]
         top = largest(row.view(np.int32))
         if top >= INF:
@@ -108,6 +136,7 @@ def encode_int8(x, scales, codes):
 def encode_int4(x, scales, codes):
     """(x: (rows, block) float32, scales: (rows,) uint16, codes: (rows, block / 2) uint8) -> a bad row, or -1."""
     for r in range(x.shape[0]):
+        soon(x, r)
         row, out = x[r], codes[r]
         top = largest(row.view(np.int32))
         if top >= INF:
@@ -130,6 +159,7 @@ def encode_16(x, scales, codes, middles):
     """
     found = np.empty(x.shape[1], np.int16)
     for r in range(x.shape[0]):
+        soon(x, r)
         row, out = x[r], codes[r]
         top = largest(row.view(np.int32))
         if top >= INF:
@@ -152,7 +182,10 @@ def encode_16(x, scales, codes, middles):
 @_compile(fastmath={"reassoc"})
 def encode_sign(x, sums, codes):
     """(x: (rows, block) float32, sums: (rows,) float64, of magnitudes, codes: (rows, block / 8)) -> a bad row, or -1."""
+    work = np.empty(x.shape[1], np.uint8)
+    eights = work.view(np.uint64)
     for r in range(x.shape[0]):
+        soon(x, r)
         row, out = x[r], codes[r]
         bits = row.view(np.int32)
         total = np.float64(0)
@@ -161,11 +194,10 @@ def encode_sign(x, sums, codes):
         if not math.isfinite(total):
             return r
         sums[r] = total
+        for i in range(len(row)):
+            work[i] = np.uint8(I32(~bits[i]) >> I32(31) & I32(1))
         for i in range(len(out)):
-            code = I32(0)
-            for k in range(8):
-                code = I32(code | I32(I32(I32(bits[8 * i + k] >> I32(31)) & I32(1)) << I32(k)))
-            out[i] = np.uint8(~code)
+            out[i] = np.uint8(np.uint64(eights[i] * GATHER) >> np.uint64(56))
     return -1
 
 
@@ -292,6 +324,7 @@ def decode_4(add: bool) -> Kernel:
     @_compile
     def kernel(scales, codes, out, weight):
         for r in range(out.shape[0]):
+            soon(out, r)
             row, code = out[r], codes[r]
             scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
             for i in range(len(code)):
@@ -307,19 +340,23 @@ def decode_4(add: bool) -> Kernel:
 
 @functools.cache
 def decode_16(add: bool) -> Kernel:
-    """As decode_4, with levels: (16,) float32."""
+    """As decode_4, with levels: (16,) float32. Each byte stands for two of them: a table has all pairs."""
 
     @_compile
     def kernel(scales, codes, out, weight, levels):
+        pairs, work = np.empty((256, 2), np.float32), np.empty(out.shape[1], np.float32)
+        for i in range(256):
+            pairs[i, 0], pairs[i, 1] = levels[i & 15], levels[i >> 4]
+        table, both = pairs.reshape(-1).view(np.uint64), work.view(np.uint64)
         for r in range(out.shape[0]):
+            soon(out, r)
             row, code = out[r], codes[r]
             scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
             for i in range(len(code)):
-                both = I32(code[i])
-                low = levels[np.intp(both & I32(15))] * scale
-                high = levels[np.intp(both >> I32(4))] * scale
-                row[2 * i] = row[2 * i] + low if add else low
-                row[2 * i + 1] = row[2 * i + 1] + high if add else high
+                both[i] = table[code[i]]
+            for i in range(len(row)):
+                value = work[i] * scale
+                row[i] = row[i] + value if add else value
         return -1
 
     return kernel
