@@ -18,7 +18,7 @@ def decode(packet: Packet, out: Tensor | None = None) -> Tensor:
     parts, dtype = opened(packet), dtype_of(packet)  # checks before anything is allocated
     if out is not None and (tuple(out.shape), out.dtype) != (packet.shape, dtype):
         raise CodecError(f"a packet of {dtype} {packet.shape} is not decoded into {out.dtype} {tuple(out.shape)}")
-    return _decoded(parts, packet.payload, dtype, out)
+    return decoded(parts, packet.payload, dtype, out)
 
 
 def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
@@ -32,13 +32,13 @@ def accumulate(packet: Packet, into: Tensor, weight: float) -> None:
         into.detach().add_(decode(packet).to(into.device), alpha=weight)
         return
     parts, dtype = opened(packet), dtype_of(packet)
-    lead = _first_that_leads(parts)
+    lead = first_that_leads(parts)
     if lead is None:
         last = parts[-1]
         last.stage.add_into(last.of(packet.payload), into.detach().view(-1), weight, dtype)
         return
     part = parts[lead]
-    inner = _decoded(parts[lead + 1 :], packet.payload, dtype)
+    inner = decoded(parts[lead + 1 :], packet.payload, dtype)
     part.stage.add(part.of(packet.payload), inner, into.detach(), weight)
 
 
@@ -46,7 +46,7 @@ def is_finite(packet: Packet) -> bool:
     """Does it decode to finite values only? Raises CodecError when the packet is inconsistent."""
     parts = opened(packet)
     if any(part.stage.mixes for part in parts):
-        return bool(_decoded(parts, packet.payload, dtype_of(packet)).isfinite().all())
+        return bool(decoded(parts, packet.payload, dtype_of(packet)).isfinite().all())
     last = parts[-1]
     if last.stage.always_finite:
         return True
@@ -54,9 +54,9 @@ def is_finite(packet: Packet) -> bool:
     return all(bool(values.isfinite().all()) for _, values in chunks)
 
 
-def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """What was given to the first of these stages."""
-    lead = _first_that_leads(parts)
+    lead = first_that_leads(parts)
     if out is None:
         out = memory(parts[0].numel * dtype.itemsize).view(dtype).view(parts[0].shape)
     if lead is None:
@@ -64,11 +64,11 @@ def _decoded(parts: list[Part], payload: Payload, dtype: torch.dtype, out: Tenso
         last.stage.read_into(last.of(payload), out.view(-1))
         return out
     part = parts[lead]
-    inner = _decoded(parts[lead + 1 :], payload, dtype)
+    inner = decoded(parts[lead + 1 :], payload, dtype)
     part.stage.add(part.of(payload), inner, out.zero_(), 1.0)
     return out
 
 
-def _first_that_leads(parts: list[Part]) -> int | None:
+def first_that_leads(parts: list[Part]) -> int | None:
     """The first stage before the last whose values belong somewhere else."""
     return next((at for at, part in enumerate(parts[:-1]) if not part.stage.plain), None)
