@@ -22,7 +22,7 @@ TEXTS = [
     "none", "bf16", "fp16", "int8", "int8(3)", "int8(64)", "bf16+int8", "int4", "int4(8)", "int2(8)", "nf4", "codebook",
     "sign", "sign(8)", "topk", "topk(1/3)", "topk(1/64)+int2", "topk(3/4096)+int8(5)", "randomk(1/8)", "powersgd(1)",
 ]  # fmt: skip
-SMALL = 1 << 14  # values a piece, in place of 2^18: many pieces of few values
+SMALL = 1 << 14  # values a piece, in place of 2^19: many pieces of few values
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.one_of(
     st.integers(0, 70_000).map(lambda n: (n,)),
@@ -71,7 +71,7 @@ def test_pieces_are_the_sum_in_the_order_of_the_packets(
     packets = packets_of([*[text] * (len(factors) - 1), other], shape, dtype, seed)
     expected = added(packets, factors)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "CHUNK", SMALL)
+        patch.setattr(merging, "PIECE", SMALL)
         found, _ = gathered(packets, factors)
         assert torch.equal(found, expected)
         whole = torch.full_like(expected, torch.nan)
@@ -84,7 +84,7 @@ def test_pieces_are_the_sum_in_the_order_of_the_packets(
 def test_what_can_be_read_by_pieces_is_and_what_cannot_is_not_refused(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "CHUNK", SMALL)
+    monkeypatch.setattr(merging, "PIECE", SMALL)
     adds: list[Any] = []
     monkeypatch.setattr(merging, "accumulate", lambda *one: (adds.append(one), codecs.accumulate(*one)))
     packets = packets_of([text] * 3, (SMALL * 2 + 5,), torch.float32, 0)
@@ -115,7 +115,7 @@ def test_a_code_that_is_never_written_is_read_alike() -> None:
 
 
 def test_two_threads_make_the_same_sums() -> None:
-    packets, factors = packets_of(["int8"] * 5, ((1 << 20) + 77,), torch.float32, 3), [0.2] * 5
+    packets, factors = packets_of(["int8"] * 5, ((1 << 21) + 77,), torch.float32, 3), [0.2] * 5
     expected, many = gathered(packets, factors)
     torch.set_num_threads(2)
     try:

@@ -177,7 +177,7 @@ class Blocks(Stage, ABC):
         opened = [(self.arrays(payload, numel), weight) for payload, weight in zip(payloads, weights, strict=True)]
 
         def add(start: int, piece: Tensor) -> None:
-            for arrays, weight in opened[self.add_several(opened, start, piece) :]:
+            for arrays, weight in opened:
                 self._read_rows(arrays, start, piece, weight)
 
         def add_converted(start: int, piece: Tensor) -> None:
@@ -187,10 +187,6 @@ class Blocks(Stage, ABC):
                 piece.add_(narrowed(values, dtype), alpha=weight)
 
         return add if dtype == into == torch.float32 else add_converted
-
-    def add_several(self, opened: Sequence[tuple[Arrays, float]], start: int, piece: Tensor) -> int:
-        """Adds weight * values from `start` of the first few to a float32 piece in one loop. How many; the others follow."""
-        return 0
 
     def arrays(self, payload: Payload, numel: int) -> Arrays:
         """A payload that is read by rows."""

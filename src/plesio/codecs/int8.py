@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.blocks import TINY, Arrays, Blocks, kernels, largest
+from plesio.codecs.base import Adder
+from plesio.codecs.blocks import FEW, TINY, Blocks, kernels, largest
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
@@ -54,22 +55,36 @@ class Int8(Blocks):
         scales, codes, out = rows
         compiled.decode(compiled.decode_8, [scales.view(np.float32), codes.view(np.int8), out], weight)
 
-    def add_several(self, opened: Sequence[tuple[Arrays, float]], start: int, piece: Tensor) -> int:
-        """See Blocks.add_several. Four at once."""
-        fours, whole, compiled = len(opened) // 4 * 4, len(piece) // self.block, kernels()
-        if compiled is None or not fours or not whole or not opened[0][0].many:
-            return 0
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """See Stage.adder. Four at once, then what is left over."""
+        fours, compiled, block = len(payloads) // 4 * 4, kernels(), self.block
+        floats = dtype == into == torch.float32
+        if compiled is None or not fours or not floats or numel < max(FEW, block):
+            return super().adder(payloads, weights, numel, dtype, into)
         from plesio.codecs.sumkernels import add_four_8
 
-        end, out = start + whole * self.block, piece[: whole * self.block].numpy().reshape(whole, -1)
-        for n in range(0, fours, 4):
-            rows = []
-            for arrays, _ in opened[n : n + 4]:
-                rows.append(arrays.scales[start // self.block :][:whole].view(np.float32))
-                rows.append(arrays.codes[start:end].view(np.int8).reshape(whole, -1))
-                rows[-1].flags.writeable = False
-            compiled.spread(add_four_8, [*rows, out], np.array([weight for _, weight in opened[n : n + 4]], np.float32))
-        if whole * self.block < len(piece):
-            for arrays, weight in opened[:fours]:
-                self._read_rows(arrays, end, piece[whole * self.block :], weight)
-        return fours
+        groups = [self._four(payloads[n : n + 4], weights[n : n + 4], numel) for n in range(0, fours, 4)]
+        others = super().adder(payloads[fours:], weights[fours:], numel, dtype, into)
+        tail = super().adder(payloads[:fours], weights[:fours], numel, dtype, into) if numel % block else None
+
+        def add(start: int, piece: Tensor) -> None:
+            first, end = start // block, len(piece) // block * block
+            out = piece[:end].numpy().reshape(-1, block)
+            for rows, factors in groups:
+                compiled.spread(add_four_8, [*(each[first : first + len(out)] for each in rows), out], factors)
+            if end < len(piece) and tail is not None:
+                tail(start + end, piece[end:])
+            others(start, piece)
+
+        return add
+
+    def _four(self, payloads: Sequence[Payload], weights: Sequence[float], numel: int) -> tuple[list[Any], Any]:
+        """(scales and codes, (rows, block), of the whole blocks of each of four, their weights)."""
+        whole, rows = numel // self.block, []
+        for arrays in (self.arrays(payload, numel) for payload in payloads):
+            codes = arrays.codes[: whole * self.block].view(np.int8).reshape(whole, -1)
+            codes.flags.writeable = False
+            rows += [arrays.scales[:whole].view(np.float32), codes]
+        return rows, np.array(weights, np.float32)

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Adder, memory
+from plesio.codecs.base import Adder, memory
 from plesio.codecs.packets import Packet, Part, dtype_of, opened
 from plesio.codecs.reading import accumulate, decoded, first_that_leads
 from plesio.errors import CodecError
 
+PIECE = 1 << 19  # values a thread: in smaller pieces Python shows, larger ones leave the cache
 ALIGNED = 64  # values: in pieces of multiples torch's vector loops give each value what they give it in the whole
 
 
@@ -37,7 +38,7 @@ def merged(
     if step is None:
         into = _whole(packets, weights, into)
     adders = [] if step is None else list(_adders(packets, parts, weights))
-    step = step or CHUNK
+    step = step or PIECE
     room = torch.empty(min(step, numel), dtype=sums_dtype(packets)) if into is None else into
     for start in range(0, numel, step):
         piece = room[: numel - start] if into is None else into[start : start + step]
@@ -56,7 +57,7 @@ def sums_dtype(packets: Sequence[Packet]) -> torch.dtype:
 def _step(packets: Sequence[list[Part]]) -> int | None:
     """Values a piece, which all can begin at; None: one of them is read as a whole."""
     unit = math.lcm(ALIGNED, *(parts[_decisive(parts)].stage.unit for parts in packets))
-    return CHUNK * torch.get_num_threads() // unit * unit or None if unit else None
+    return PIECE * torch.get_num_threads() // unit * unit or None if unit else None
 
 
 def _decisive(parts: list[Part]) -> int:

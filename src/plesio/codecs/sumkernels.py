@@ -12,7 +12,7 @@ import numpy as np
 
 from plesio.codecs.kernels import _compile
 
-LEAST = np.int8(-127)  # see Int8.levels
+LEAST = np.float32(-127)  # see Int8.levels
 
 
 @_compile
@@ -23,8 +23,10 @@ def add_four_8(scales_0, codes_0, scales_1, codes_1, scales_2, codes_2, scales_3
         scale_0, scale_1 = scales_0[r] * weights[0], scales_1[r] * weights[1]
         scale_2, scale_3 = scales_2[r] * weights[2], scales_3[r] * weights[3]
         for i in range(len(row)):
-            value = row[i] + np.float32(max(code_0[i], LEAST)) * scale_0
-            value += np.float32(max(code_1[i], LEAST)) * scale_1
-            value += np.float32(max(code_2[i], LEAST)) * scale_2
-            row[i] = value + np.float32(max(code_3[i], LEAST)) * scale_3
+            level_0, level_1 = np.float32(code_0[i]), np.float32(code_1[i])
+            level_2, level_3 = np.float32(code_2[i]), np.float32(code_3[i])
+            value = row[i] + (level_0 if level_0 > LEAST else LEAST) * scale_0
+            value += (level_1 if level_1 > LEAST else LEAST) * scale_1
+            value += (level_2 if level_2 > LEAST else LEAST) * scale_2
+            row[i] = value + (level_3 if level_3 > LEAST else LEAST) * scale_3
     return -1
