@@ -63,28 +63,27 @@ class Int8(Blocks):
         floats = dtype == into == torch.float32
         if compiled is None or not fours or not floats or numel < max(FEW, block):
             return super().adder(payloads, weights, numel, dtype, into)
-        from plesio.codecs.sumkernels import add_four_8
+        from plesio.codecs.sumkernels import add_fours_8
 
-        groups = [self._four(payloads[n : n + 4], weights[n : n + 4], numel) for n in range(0, fours, 4)]
+        rows, factors = self._rows(payloads[:fours], numel), np.array(weights[:fours], np.float32)
         others = super().adder(payloads[fours:], weights[fours:], numel, dtype, into)
         tail = super().adder(payloads[:fours], weights[:fours], numel, dtype, into) if numel % block else None
 
         def add(start: int, piece: Tensor) -> None:
             first, end = start // block, len(piece) // block * block
             out = piece[:end].numpy().reshape(-1, block)
-            for rows, factors in groups:
-                compiled.spread(add_four_8, [*(each[first : first + len(out)] for each in rows), out], factors)
+            compiled.spread(add_fours_8, [*(each[first : first + len(out)] for each in rows), out], factors)
             if end < len(piece) and tail is not None:
                 tail(start + end, piece[end:])
             others(start, piece)
 
         return add
 
-    def _four(self, payloads: Sequence[Payload], weights: Sequence[float], numel: int) -> tuple[list[Any], Any]:
-        """(scales and codes, (rows, block), of the whole blocks of each of four, their weights)."""
+    def _rows(self, payloads: Sequence[Payload], numel: int) -> list[Any]:
+        """Of each payload's whole blocks the scales, (rows,), and the codes, (rows, block)."""
         whole, rows = numel // self.block, []
         for arrays in (self.arrays(payload, numel) for payload in payloads):
             codes = arrays.codes[: whole * self.block].view(np.int8).reshape(whole, -1)
-            codes.flags.writeable = False
+            codes.flags.writeable = False  # as what came from the network is
             rows += [arrays.scales[:whole].view(np.float32), codes]
-        return rows, np.array(weights, np.float32)
+        return rows

@@ -8,6 +8,8 @@ Each value is added to as one by one, in the same order, so that the sums are th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from plesio.codecs.kernels import _compile
@@ -29,4 +31,11 @@ def add_four_8(scales_0, codes_0, scales_1, codes_1, scales_2, codes_2, scales_3
             value += (level_1 if level_1 > LEAST else LEAST) * scale_1
             value += (level_2 if level_2 > LEAST else LEAST) * scale_2
             row[i] = value + (level_3 if level_3 > LEAST else LEAST) * scale_3
+
+
+def add_fours_8(*rows_and_weights: Any) -> int:
+    """Scales and codes of a multiple of four packets, out, and their weights."""
+    *rows, out, weights = rows_and_weights
+    for n in range(0, len(rows), 8):
+        add_four_8(*rows[n : n + 8], out, weights[n // 2 : n // 2 + 4])
     return -1
