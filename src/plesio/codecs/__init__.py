@@ -1,15 +1,16 @@
 """Tensors to bytes and back: the one room below the runtime that knows torch.
 
-packets: what travels. base: the contract. reading: the receiver. blocks: what quantisers share, kernels: their compiled
-loops. picks: what those share that send only some values. compose: chains and error feedback. pieces: packets of packets.
-lossless: zstd. roles: a codec for each kind of parameter. adaptive: by the link. text: codecs by name. Each other file is
-one registered codec, or a few. docs/codecs.md: how to write one.
+packets: what travels. base: the contract. reading: the receiver; merging: of several packets at once. blocks: what
+quantisers share, kernels, sumkernels: their compiled loops. picks: what those share that send only some values. compose:
+chains and error feedback. pieces: packets of packets. lossless: zstd. roles: a codec for each kind of parameter. adaptive:
+by the link. text: codecs by name. Each other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """
 
 from plesio.codecs.adaptive import Adaptive, Link, told
 from plesio.codecs.base import Codec, Stage
 from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback
 from plesio.codecs.lossless import Zstd
+from plesio.codecs.merging import merged
 from plesio.codecs.packets import Packet, dtype_of
 from plesio.codecs.reading import accumulate, decode, is_finite
 from plesio.codecs.roles import ByRole, bound, for_parameter
@@ -31,6 +32,7 @@ __all__ = [
     "dtype_of",
     "for_parameter",
     "is_finite",
+    "merged",
     "parse",
     "told",
     "with_feedback",

@@ -5,7 +5,7 @@ Work goes in chunks of 256k values through reused buffers, which stay in cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from plesio.codecs.packets import VERSION, Packet, Payload, Shape, Stamp, completed, layout, name_of, packet_bytes
 
 CHUNK = 1 << 18  # values a step
+Adder = Callable[[int, Tensor], None]  # (start, piece): adds to a piece, (k,), of a tensor, from that value on
 
 
 class Codec(Protocol):
@@ -64,6 +65,11 @@ class Stage:
     mixes: ClassVar[bool] = False  # may finite values that it handed on be read as others that are not?
     by_shape: ClassVar[bool] = False  # does it make of a matrix something else than of its values in a row?
     varies: ClassVar[bool] = False  # does the length depend on the values? See pieces.py, the only one
+
+    @property
+    def unit(self) -> int:
+        """Pieces that may be read by themselves begin at multiples of so many values. 0: it is read as a whole."""
+        return 0
 
     @property
     def stamp(self) -> Stamp:
@@ -119,6 +125,15 @@ class Stage:
         for start, values in self.read(payload, into.numel(), dtype):
             into[start : start + len(values)].add_(values.to(into.device), alpha=weight)
 
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """What adds weight * what is read, as dtype, of one payload after the other, to pieces of dtype `into` on the CPU.
+
+        For a stage that has a unit.
+        """
+        raise NotImplementedError(f"{self!r} is read as a whole")
+
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError when a payload, or side, of the right length cannot be read. By default all can."""
         return None
@@ -155,6 +170,10 @@ class Stage:
     def add(self, side: Payload, inner: Tensor, into: Tensor, weight: float) -> None:
         """into += weight * the tensor that inner, (inner_shape), and side stand for. into: its shape, contiguous."""
         raise NotImplementedError(f"{self!r} is plain")
+
+    def add_piece(self, side: Payload, inner: Tensor, start: int, piece: Tensor, weight: float) -> None:
+        """The same to a piece, (k,), from `start`, a multiple of unit; k is another, or ends the tensor."""
+        raise NotImplementedError(f"{self!r} is read as a whole")
 
 
 def encode(stages: Sequence[Stage], tensor: Tensor, states: Sequence[Any]) -> tuple[Packet, tuple[Any, ...]]:

@@ -10,7 +10,7 @@ import functools
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Stage
+from plesio.codecs.base import CHUNK, Adder, Stage
 from plesio.codecs.packets import Payload, Shape
 from plesio.errors import CodecError, UserError
 
@@ -40,6 +40,16 @@ def kernels() -> Any:
     return compiled
 
 
+@dataclass(frozen=True)
+class Arrays:
+    """A payload. scales: (blocks,), as they are sent, aligned. codes: (n,) uint8. many: are compiled loops worth it?"""
+
+    scales: Any
+    codes: Any
+    head: Payload
+    many: bool
+
+
 @dataclass(frozen=True, repr=False)
 class Blocks(Stage, ABC):
     """Contract of the quantisers below. block: values a scale; a multiple of 8 where codes have fewer than 8 bits."""
@@ -55,6 +65,11 @@ class Blocks(Stage, ABC):
         if not 1 <= self.block <= MAX_BLOCK or self.block % unit:
             rule = f"a multiple of 8 up to {MAX_BLOCK}" if unit > 1 else f"1 to {MAX_BLOCK}"
             raise UserError(f"codec {self.name!r} needs a block of {rule} values, not {self.block}")
+
+    @property
+    def unit(self) -> int:
+        """See Stage.unit."""
+        return self.block
 
     # -- what each of them decides
 
@@ -135,43 +150,64 @@ class Blocks(Stage, ABC):
     def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """See Stage.read."""
         step = CHUNK // self.block * self.block
-        work = torch.empty(min(step, -(-numel // self.block) * self.block))
+        work, arrays = torch.empty(min(step, -(-numel // self.block) * self.block)), self.arrays(payload, numel)
         for start in range(0, numel, step):
             values = work[: min(step, numel - start)]
-            self._read_rows(payload, numel, start, values, None)
+            self._read_rows(arrays, start, values, None)
             yield start, narrowed(values, dtype)
 
     def read_into(self, payload: Payload, out: Tensor) -> None:
         """See Stage.read_into."""
         if out.dtype == torch.float32 and out.device.type == "cpu":
-            self._read_rows(payload, out.numel(), 0, out, None)
+            self._read_rows(self.arrays(payload, out.numel()), 0, out, None)
         else:
             super().read_into(payload, out)
 
     def add_into(self, payload: Payload, into: Tensor, weight: float, dtype: torch.dtype) -> None:
         """See Stage.add_into."""
         if into.dtype == dtype == torch.float32 and into.device.type == "cpu":
-            self._read_rows(payload, into.numel(), 0, into, weight)
+            self._read_rows(self.arrays(payload, into.numel()), 0, into, weight)
         else:
             super().add_into(payload, into, weight, dtype)
 
-    def _read_rows(self, payload: Payload, numel: int, start: int, out: Tensor, weight: float | None) -> None:
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """See Stage.adder."""
+        opened = [(self.arrays(payload, numel), weight) for payload, weight in zip(payloads, weights, strict=True)]
+
+        def add(start: int, piece: Tensor) -> None:
+            for arrays, weight in opened:
+                self._read_rows(arrays, start, piece, weight)
+
+        def add_converted(start: int, piece: Tensor) -> None:
+            values = torch.empty(len(piece))
+            for arrays, weight in opened:
+                self._read_rows(arrays, start, values, None)
+                piece.add_(narrowed(values, dtype), alpha=weight)
+
+        return add if dtype == into == torch.float32 else add_converted
+
+    def arrays(self, payload: Payload, numel: int) -> Arrays:
+        """A payload that is read by rows."""
+        raw, at = np.frombuffer(payload, np.uint8), self._codes_at(numel)
+        return Arrays(self._raw_scales(payload, numel), raw[at:], payload[: self.head_bytes], numel >= FEW)
+
+    def _read_rows(self, arrays: Arrays, start: int, out: Tensor, weight: float | None) -> None:
         """out: (k,) float32 is set to the values from `start`, a multiple of block; or weight times them are added."""
         stop = start + len(out)
-        first, last = start // self.block, -(-stop // self.block)
-        scales = self._raw_scales(payload, first, last)
-        raw = np.frombuffer(payload, np.uint8)[self._codes_at(numel) :]
-        codes = raw[start * self.bits // 8 : -(-stop * self.bits // 8)]
-        compiled = kernels() if numel >= FEW else None
+        scales = arrays.scales[start // self.block : -(-stop // self.block)]
+        codes = arrays.codes[start * self.bits // 8 : -(-stop * self.bits // 8)]
+        compiled = kernels() if arrays.many else None
         whole = len(out) // self.block if compiled is not None else 0
         if compiled is not None and whole:
             places = codes[: whole * self.block * self.bits // 8].reshape(whole, -1)
             rows = out[: whole * self.block].numpy().reshape(whole, -1)
-            self.read_compiled(compiled, [scales[:whole], places, rows], weight, payload[: self.head_bytes])
+            self.read_compiled(compiled, [scales[:whole], places, rows], weight, arrays.head)
         if rest := len(out) - whole * self.block:
             found = unpack(torch.from_numpy(codes[whole * self.block * self.bits // 8 :].copy()), self.bits)[:rest]
             each = self._exact(scales[whole:]).repeat_interleave(self.block)[:rest]
-            values = self.levels(payload[: self.head_bytes])[found.int()] * each
+            values = self.levels(arrays.head)[found.int()] * each
             tail = out[whole * self.block :]
             if weight is None:
                 tail.copy_(values)
@@ -180,18 +216,17 @@ class Blocks(Stage, ABC):
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
-        blocks = -(-math.prod(shape) // self.block)
-        raw, levels = self._raw_scales(payload, 0, blocks), self.levels(payload[: self.head_bytes])
+        raw, levels = self._raw_scales(payload, math.prod(shape)), self.levels(payload[: self.head_bytes])
         top = raw.max(initial=0, keepdims=True)  # of their bits: what is infinite, NaN or negative has more than a number
         most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
         infinite = 0x7F800000 if self.wide else 0x7F80
         if top >= infinite or not float(self._exact(top)) * float(levels.abs().max()) <= most:
             raise CodecError(f"codec {self!r} met a scale that is not finite and positive")
 
-    def _raw_scales(self, payload: Payload, first: int, last: int) -> Any:
-        """Of blocks first to last - 1, as they are sent, aligned: unsigned integers."""
-        begin, end = self._codes_at(first * self.block), self._codes_at(last * self.block)
-        return np.frombuffer(payload, np.uint8)[begin:end].copy().view(np.uint32 if self.wide else np.uint16)
+    def _raw_scales(self, payload: Payload, numel: int) -> Any:
+        """(blocks,), as they are sent, aligned: unsigned integers."""
+        raw = np.frombuffer(payload, np.uint8)[self.head_bytes : self._codes_at(numel)]
+        return raw.copy().view(np.uint32 if self.wide else np.uint16)
 
     def _exact(self, raw: Any) -> Tensor:
         """The same as float32."""

@@ -5,14 +5,14 @@ They do not scale: a finite value that the narrower dtype would turn into Inf is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Stage, fill
+from plesio.codecs.base import CHUNK, Adder, Stage, fill
 from plesio.codecs.packets import Payload
 from plesio.errors import CodecError
 
@@ -21,6 +21,11 @@ class Cast(Stage):
     """Values as `target`, rounded half to even; None keeps the tensor's own dtype, exactly."""
 
     target: ClassVar[torch.dtype | None]
+
+    @property
+    def unit(self) -> int:
+        """See Stage.unit."""
+        return 1
 
     def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
         """See Stage.payload_bytes."""
@@ -42,6 +47,19 @@ class Cast(Stage):
         buffer = torch.empty(min(CHUNK, numel), dtype=carried)
         for start in range(0, numel, CHUNK):
             yield start, fill(buffer[: numel - start], payload, start * carried.itemsize).to(dtype)
+
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """See Stage.adder."""
+        carried = self.target or dtype
+
+        def add(start: int, piece: Tensor) -> None:
+            values = torch.empty(len(piece), dtype=carried)
+            for payload, weight in zip(payloads, weights, strict=True):
+                piece.add_(fill(values, payload, start * carried.itemsize).to(dtype), alpha=weight)
+
+        return add
 
 
 @dataclass(frozen=True, repr=False)

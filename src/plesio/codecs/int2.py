@@ -7,7 +7,7 @@ distributed values is .12.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.base import CHUNK, Stage
+from plesio.codecs.base import CHUNK, Adder, Stage
 from plesio.codecs.blocks import MAX_BLOCK, largest, narrowed, pack, rounded, unpack
 from plesio.codecs.packets import Payload, Shape
 from plesio.errors import CodecError, UserError
@@ -60,13 +60,34 @@ class Int2(Stage):
     def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """See Stage.read."""
         step, pairs = CHUNK // self.block * self.block, self._pairs(payload, numel)
-        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :]
         for start in range(0, numel, step):
-            stop = min(start + step, numel)
-            codes = unpack(torch.from_numpy(raw[start // 4 : -(-stop // 4)].copy()), 2)[: stop - start]
-            own = pairs[start // self.block : self._blocks(stop)].repeat_interleave(self.block, 0)[: stop - start]
-            values = torch.where(codes & 1 == 1, own[:, 1], own[:, 0])
-            yield start, narrowed(torch.where(codes & 2 == 2, values, -values), dtype)
+            yield start, narrowed(self._values(payload, pairs, start, min(start + step, numel)), dtype)
+
+    @property
+    def unit(self) -> int:
+        """See Stage.unit."""
+        return self.block
+
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """See Stage.adder."""
+        pairs = [self._pairs(payload, numel) for payload in payloads]
+
+        def add(start: int, piece: Tensor) -> None:
+            for payload, own, weight in zip(payloads, pairs, weights, strict=True):
+                values = self._values(payload, own, start, start + len(piece))
+                piece.add_(narrowed(values, dtype), alpha=weight)
+
+        return add
+
+    def _values(self, payload: Payload, pairs: Tensor, start: int, stop: int) -> Tensor:
+        """(stop - start,) float32. start: a multiple of block."""
+        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :]
+        codes = unpack(torch.from_numpy(raw[start // 4 : -(-stop // 4)].copy()), 2)[: stop - start]
+        own = pairs[start // self.block : self._blocks(stop)].repeat_interleave(self.block, 0)[: stop - start]
+        values = torch.where(codes & 1 == 1, own[:, 1], own[:, 0])
+        return torch.where(codes & 2 == 2, values, -values)
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless all magnitudes are finite and not negative."""

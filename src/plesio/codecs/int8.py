@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.blocks import TINY, Blocks, largest
+from plesio.codecs.base import Adder
+from plesio.codecs.blocks import FEW, TINY, Blocks, kernels, largest
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
@@ -52,3 +54,36 @@ class Int8(Blocks):
         """See Blocks.read_compiled."""
         scales, codes, out = rows
         compiled.decode(compiled.decode_8, [scales.view(np.float32), codes.view(np.int8), out], weight)
+
+    def adder(
+        self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
+    ) -> Adder:
+        """See Stage.adder. Four at once, then what is left over."""
+        fours, compiled, block = len(payloads) // 4 * 4, kernels(), self.block
+        floats = dtype == into == torch.float32
+        if compiled is None or not fours or not floats or numel < max(FEW, block):
+            return super().adder(payloads, weights, numel, dtype, into)
+        from plesio.codecs.sumkernels import add_fours_8
+
+        rows, factors = self._rows(payloads[:fours], numel), np.array(weights[:fours], np.float32)
+        others = super().adder(payloads[fours:], weights[fours:], numel, dtype, into)
+        tail = super().adder(payloads[:fours], weights[:fours], numel, dtype, into) if numel % block else None
+
+        def add(start: int, piece: Tensor) -> None:
+            first, end = start // block, len(piece) // block * block
+            out = piece[:end].numpy().reshape(-1, block)
+            compiled.spread(add_fours_8, [*(each[first : first + len(out)] for each in rows), out], factors)
+            if end < len(piece) and tail is not None:
+                tail(start + end, piece[end:])
+            others(start, piece)
+
+        return add
+
+    def _rows(self, payloads: Sequence[Payload], numel: int) -> list[Any]:
+        """Of each payload's whole blocks the scales, (rows,), and the codes, (rows, block)."""
+        whole, rows = numel // self.block, []
+        for arrays in (self.arrays(payload, numel) for payload in payloads):
+            codes = arrays.codes[: whole * self.block].view(np.int8).reshape(whole, -1)
+            codes.flags.writeable = False  # as what came from the network is
+            rows += [arrays.scales[:whole].view(np.float32), codes]
+        return rows

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -77,7 +77,7 @@ class Packet(msgspec.Struct, frozen=True, array_like=True, gc=False):
         compressed, of the shape that they tell.
         """
         packet = unopened(buffer)
-        return msgspec.structs.replace(packet, payload=opened(packet)[1])
+        return msgspec.structs.replace(packet, payload=opened(packet)[0].payload)
 
 
 def unopened(buffer: bytes | bytearray | memoryview) -> Packet:
@@ -103,15 +103,17 @@ class Part:
     shape: Shape
     offset: int
     size_bytes: int
+    payload: Payload = b""
 
     @property
     def numel(self) -> int:
         """Values of that tensor."""
         return math.prod(self.shape)
 
-    def of(self, payload: Payload) -> Payload:
+    @property
+    def data(self) -> Payload:
         """Its bytes."""
-        return payload[self.offset : self.offset + self.size_bytes]
+        return self.payload[self.offset : self.offset + self.size_bytes]
 
 
 def stage(name: str, arguments: tuple[int, ...]) -> Stage:
@@ -142,10 +144,10 @@ def layout(stages: Sequence[Stage], shape: Shape, dtype: torch.dtype) -> list[Pa
     return parts
 
 
-def opened(packet: Packet) -> tuple[list[Part], Payload]:
-    """The parts of a packet and the payload that they are of, once all that could fail has been checked.
+def opened(packet: Packet) -> list[Part]:
+    """The parts of a packet, once all that could fail has been checked. Raises CodecError.
 
-    Raises CodecError. The payload is the packet's own, or longer, where that is compressed.
+    The payload that they are of is the packet's, or longer, where that is compressed.
     """
     dtype = dtype_of(packet)
     if packet.version != VERSION:
@@ -160,15 +162,15 @@ def opened(packet: Packet) -> tuple[list[Part], Payload]:
         raise CodecError(f"a packet cannot be read: {error}") from error
     if stages[0].varies:
         payload = stages[0].unpacked(packet.payload, packet.shape, dtype)
-        return [Part(stages[0], packet.shape, 0, len(payload))], payload
-    parts = layout(stages, packet.shape, dtype)
+        return [Part(stages[0], packet.shape, 0, len(payload), payload)]
+    parts = [replace(part, payload=packet.payload) for part in layout(stages, packet.shape, dtype)]
     expected = parts[-1].offset + parts[-1].size_bytes
     if size_bytes != expected:
         raise CodecError(f"codec {stages[-1]!r} needs {expected} bytes for shape {packet.shape}, not {size_bytes}")
     for part in parts:
         if part is parts[-1] or not part.stage.plain:  # a plain one that leads has left nothing
-            part.stage.check(part.of(packet.payload), part.shape, dtype)
-    return parts, packet.payload
+            part.stage.check(part.data, part.shape, dtype)
+    return parts
 
 
 def check_order(stages: Sequence[Stage]) -> None:

@@ -91,6 +91,17 @@ class TopK(Picks):
         compiled.spread(compiled.add_picked, shaped, np.float32(weight))
         super().add(side[end:], inner[count:], flat[whole:], weight)
 
+    @property
+    def unit(self) -> int:
+        """See Stage.unit. Two blocks, whose places end with a byte."""
+        return 2 * BLOCK
+
+    def add_piece(self, side: Payload, inner: Tensor, start: int, piece: Tensor, weight: float) -> None:
+        """See Stage.add_piece."""
+        first, count = start // BLOCK * self.keep, self.picked(len(piece))
+        own = side[first * 3 // 2 : first * 3 // 2 + -(-count * 3 // 2)]
+        self.add(own, inner[first : first + count], piece, weight)
+
     def choose(self, flat: Tensor, side: Tensor, state: Any) -> tuple[Tensor, Any]:
         """See Picks.choose."""
         whole = len(flat) // BLOCK * BLOCK

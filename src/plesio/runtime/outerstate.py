@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plesio import codecs
+from plesio.codecs.merging import sums_dtype
 from plesio.codecs.packets import Packet
 from plesio.core.effects import CloseRound
 from plesio.errors import CodecError
@@ -18,13 +19,14 @@ from plesio.runtime import buffers
 from plesio.runtime.fragments import Layout, pack_state, unpack_state
 from plesio.runtime.optimizers import ServedOptimizer, read_rule
 from plesio.strategies import outer
-from plesio.strategies.base import Strategy
+from plesio.strategies.base import Outer, Strategy
 
 
 class OuterState:
     """Parameters and momentum of the newest version, and the shadow: the model as learners have decoded it.
 
-    Owned and changed by the synchronizer's merge thread. theta, shadow, momentum: (n,), the model's dtype.
+    Owned and changed by the synchronizer's merge thread. theta, shadow, momentum: (n,), the model's dtype. Where the
+    downlink loses nothing, the shadow is theta itself, once a version has been sent.
     """
 
     def __init__(self, downlink: str) -> None:
@@ -39,16 +41,17 @@ class OuterState:
         self._gradient_state: Any = None
         self._feedback: Any = None
         self._change_state: Any = None
-        self._sum = torch.empty(0)
+        self._mean = torch.empty(0)  # of gradients, where learners get that
 
     def load(self, data: bytes | memoryview) -> None:
         """Takes over a state file, or a learner's upload that was checked."""
         self.layout, self.theta, tensors = unpack_state(data)
-        self.shadow = tensors.get("shadow", self.theta).clone()
+        self.shadow = tensors.get("shadow", self.theta)
+        if self.codec.needs_feedback:
+            self.shadow = self.shadow.clone()
         self.momentum = tensors.get("momentum", torch.zeros_like(self.theta)).clone()
         self.optimizer = {k: v for k, v in tensors.items() if k.startswith("optim.")}
         self.buffers = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
-        self._sum = torch.zeros_like(self.theta)
         self.served = self._feedback = self._change_state = None
         self.codec = codecs.bound(self.codec, self.layout.names, self.layout.shapes)
 
@@ -111,16 +114,26 @@ class OuterState:
         """Makes the next version; returns the kind and the packet of what the learners get. rules: see `check`."""
         if strategy.kind == "served":
             return self._serve(packets, rules)
-        total = self._sum
-        if total.shape != packets[0].shape:
-            total = self._sum = torch.zeros(packets[0].shape, dtype=codecs.dtype_of(packets[0]))
-        total.zero_()
-        for factor, packet in zip(order.factors, packets, strict=True):
-            codecs.accumulate(packet, total, factor)
         if strategy.kind == "replicated":
-            return "gradient", self._send_gradient(total)
-        outer.step(strategy.outer, self.theta, self.momentum, total, order.contributors)
+            return "gradient", self._send_gradient(self._average(packets, order.factors).to(self.theta.dtype))
+        self.step(strategy.outer, packets, order.factors, order.contributors)
         return self._send_change()
+
+    def step(self, rule: Outer, packets: Sequence[Packet], factors: Sequence[float], contributors: int) -> None:
+        """An outer step with the weighted sum of the packets, each piece of which is still in cache when it is applied."""
+        self._mean = torch.empty(0)
+        for start, sums in codecs.merged(packets, factors):
+            own = slice(start, start + len(sums))
+            outer.step(rule, self.theta[own], self.momentum[own], sums, contributors)
+
+    def _average(self, packets: Sequence[Packet], factors: Sequence[float]) -> Tensor:
+        """(n,): their weighted sum, in float32 or wider. Lasts until the next."""
+        dtype = sums_dtype(packets)
+        if (self._mean.shape, self._mean.dtype) != (packets[0].shape, dtype):
+            self._mean = torch.empty(packets[0].shape, dtype=dtype)
+        for _ in codecs.merged(packets, factors, self._mean):
+            pass
+        return self._mean
 
     def _serve(self, packets: Sequence[Packet], rules: Sequence[bytes]) -> tuple[str, bytes]:
         """Each gradient is a step of the optimizer that is kept here."""
@@ -152,7 +165,7 @@ class OuterState:
         A codec that loses nothing sends theta itself, which is as long and exact.
         """
         if not self.codec.needs_feedback:
-            self.shadow.copy_(self.theta)
+            self.shadow = self.theta
             packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
             return "params", packet.to_bytes()
         change = self.theta - self.shadow

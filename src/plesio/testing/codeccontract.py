@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, decode, dtype_of, parse
+from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, decode, dtype_of, merged, parse
 from plesio.errors import CodecError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -91,6 +91,20 @@ def adding_is_decoding_and_adding(codec: Codec) -> None:
         raise AssertionError(f"{codec!r}: another shape was added")
 
 
+def merging_is_adding(codec: Codec) -> None:
+    """... one after the other, to the bit, though by pieces, where the codec can be read by pieces."""
+    large = torch.randn(1_300_001, generator=torch.Generator().manual_seed(11))  # several pieces
+    for what, tensor in [*tensors(torch.float32), *tensors(torch.bfloat16), ("large", large)]:
+        packets, weights = [sent(codec, tensor)] * 2, (0.25, 0.7)
+        expected = torch.zeros(tensor.shape)
+        for packet, weight in zip(packets, weights, strict=True):
+            accumulate(packet, expected, weight)
+        found = torch.full((tensor.numel(),), torch.nan)
+        for start, sums in merged(packets, weights):
+            found[start : start + len(sums)] = sums
+        assert torch.equal(found, expected.view(-1)), f"{codec!r}, {what}, {tensor.dtype}: the sum is another one"
+
+
 def nan_and_inf_pass_through_or_are_refused(codec: Codec) -> None:
     """... by name; never garbage. So are values too large for it, and what is no float."""
     for bad in (float("nan"), float("inf"), float("-inf")):
@@ -168,6 +182,7 @@ def its_text_names_it(codec: Codec) -> None:
 CHECKS: tuple[Callable[[Codec], None], ...] = (
     every_shape_and_dtype_comes_back_in_the_promised_length,
     adding_is_decoding_and_adding,
+    merging_is_adding,
     nan_and_inf_pass_through_or_are_refused,
     a_state_is_never_changed,
     what_was_sent_and_the_residual_are_what_came_in,
