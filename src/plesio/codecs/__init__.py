@@ -6,9 +6,10 @@ other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """
 
 from plesio.codecs.base import Codec, Stage
-from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback
+from plesio.codecs.compose import Chain, ErrorFeedback, under_feedback, with_feedback
 from plesio.codecs.packets import Packet, dtype_of
 from plesio.codecs.reading import accumulate, decode, is_finite
+from plesio.codecs.stochastic import Stochastic
 from plesio.codecs.text import parse
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "ErrorFeedback",
     "Packet",
     "Stage",
+    "Stochastic",
     "accumulate",
     "decode",
     "dtype_of",
     "is_finite",
     "parse",
+    "under_feedback",
     "with_feedback",
 ]

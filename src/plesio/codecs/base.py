@@ -85,6 +85,10 @@ class Stage:
         """See Codec.wire_bytes."""
         return packet_bytes(completed([self]), shape, dtype)
 
+    def under_feedback(self) -> Stage:
+        """The stage to use where feedback keeps what it loses: that must not be more than it is given, or it would grow."""
+        return self
+
     # -- as the end of a chain
 
     def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:

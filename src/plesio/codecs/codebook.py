@@ -76,6 +76,11 @@ class Codebook(Blocks):
         head.copy_(fitted.levels.view(torch.uint8))
         return fitted
 
+    def widen(self, head: Tensor) -> None:
+        """See Blocks.widen."""
+        head[:4].view(torch.float32).fill_(-1)
+        head[-4:].view(torch.float32).fill_(1)
+
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""
         return nearest(rows, head.clone().view(torch.float32))

@@ -81,6 +81,7 @@ class ErrorFeedback:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "codec", under_feedback(self.codec))
         if not 0 <= self.decay <= 1:
             raise UserError(f"the decay of error feedback is between 0 and 1, not {self.decay}")
 
@@ -115,6 +116,13 @@ class ErrorFeedback:
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """See Codec.wire_bytes."""
         return self.codec.wire_bytes(shape, dtype)
+
+
+def under_feedback(codec: Codec) -> Codec:
+    """The codec to use where what it loses is kept and sent later. See Stage.under_feedback."""
+    if isinstance(codec, Chain):
+        return Chain(*(link.under_feedback() for link in codec.links))
+    return codec.under_feedback() if isinstance(codec, Stage) else codec
 
 
 def with_feedback(codec: Codec) -> Codec:

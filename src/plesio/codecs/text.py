@@ -1,4 +1,4 @@
-"""Codecs as text, for the command line and the journal: "none", "int8(128)", "topk(1/64)+int4", "ef(int8, 0.9)".
+"""Codecs as text, for the command line and the journal: "none", "int8(128)", "topk(1/64)+sr(int4)", "ef(int8, 0.9)".
 
 `repr` of a codec is its text. It is not a language: names come from the registry, arguments are numbers.
 """
@@ -13,6 +13,7 @@ from typing import TypeVar
 from plesio import registry
 from plesio.codecs.base import Codec, Stage
 from plesio.codecs.compose import Chain, ErrorFeedback
+from plesio.codecs.stochastic import Stochastic
 from plesio.errors import UserError
 
 _TERM = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.ASCII)
@@ -34,7 +35,12 @@ def parse(text: str) -> Codec:
 def _stage(term: str) -> Stage:
     match = _TERM.fullmatch(term)
     if match is None or match[1] == "ef":
-        raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), a+b, or ef(a+b)")
+        raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), sr(name), a+b, or ef(a+b)")
+    if match[1] == "sr":
+        inner, *seed = _split(match[2] or "", ",")
+        if len(seed) > 1:
+            raise UserError(f"codec {term!r} has too many arguments; write sr(quantiser) or sr(quantiser, seed)")
+        return Stochastic(_stage(inner), *(_number(s, term, int) for s in seed))
     kind = registry.load(registry.CODECS, "codec", match[1])
     arguments = [_number(a, term, _whole_or_part) for a in match[2].split(",")] if match[2] else []
     try:

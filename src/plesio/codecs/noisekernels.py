@@ -1,0 +1,96 @@
+"""The compiled loops of stochastic rounding: to the bit what chance.Levels does in torch, with noise.Noise. See kernels."""
+
+# mypy: ignore-errors
+# numba compiles these functions for what they are called with: they have no types of their own.
+
+from __future__ import annotations
+
+import numpy as np
+
+from plesio.codecs import noise
+from plesio.codecs.kernels import I32, ROUND, _compile, spread
+
+U32 = np.uint32
+STEP, FIRST, SECOND = U32(noise.STEP), U32(noise.FIRST), U32(noise.SECOND)
+FINE = np.float32(noise.FINE)
+
+
+@_compile(inline="always")
+def drawn(start, place, bits, twist):
+    """What noise.Noise.drawn finds for a value of these bits, at that place of a row."""
+    hashed = U32(U32(U32(start) + U32(U32(place) * STEP)) ^ U32(bits))
+    hashed = U32(hashed ^ U32(hashed >> U32(16)))
+    hashed = U32(U32(hashed * FIRST) ^ twist)
+    hashed = U32(hashed ^ U32(hashed >> U32(15)))
+    hashed = U32(hashed * SECOND)
+    hashed = U32(hashed ^ U32(hashed >> U32(16)))
+    return np.float32(I32(hashed >> U32(8))) * FINE
+
+
+@_compile(inline="always")
+def pack(found, out, bits):
+    """The codes of a row, (block,) int32, `bits` each, into out: (block * bits / 8,) uint8."""
+    if bits == 8:
+        for i in range(len(out)):
+            out[i] = np.uint8(found[i])
+    elif bits == 4:
+        for i in range(len(out)):
+            out[i] = np.uint8(I32(found[2 * i] & I32(15)) | I32(found[2 * i + 1] << I32(4)))
+    else:
+        for i in range(len(out)):
+            code = I32(0)
+            for k in range(8):
+                code = I32(code | I32(found[8 * i + k] << I32(k)))
+            out[i] = np.uint8(code)
+
+
+@_compile
+def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
+    """Levels are the whole numbers from -reach to reach. zero: the code of 0.
+
+    x: (rows, block) float32, starts: (rows,) int32, scales: (rows,) float32, out: (rows, block * bits / 8) uint8.
+    """
+    found = np.empty(x.shape[1], np.int32)
+    for r in range(x.shape[0]):
+        row, scale, start = x[r], scales[r], starts[r]
+        raw = row.view(np.int32)
+        for i in range(len(row)):
+            value = min(max(row[i] / scale, -reach), reach)
+            low = np.float32(np.float32(value + ROUND) - ROUND)
+            low = low - np.float32(low > value)
+            up = I32(drawn(start, i, raw[i], twist) < value - low)
+            found[i] = I32(I32(I32(low) + up) + zero)
+        pack(found, out[r], bits)
+    return -1
+
+
+@_compile
+def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
+    """Levels are any, (2^bits,) float32, ascending, and codes those of each, (2^bits,) int32. See draw_steps."""
+    found, steps = np.empty(x.shape[1], np.int32), np.empty(x.shape[1], np.float32)
+    last = len(levels) - 1
+    for r in range(x.shape[0]):
+        row, scale, start = x[r], scales[r], starts[r]
+        raw = row.view(np.int32)
+        for i in range(len(row)):
+            steps[i] = min(max(row[i] / scale, -reach), reach)
+            found[i] = I32(0)
+        for j in range(1, last):
+            level = levels[j]
+            for i in range(len(row)):
+                found[i] = I32(found[i] + I32(steps[i] >= level))
+        for i in range(len(row)):
+            low = levels[found[i]]
+            gap = levels[found[i] + 1] - low
+            found[i] = codes[found[i] + I32(drawn(start, i, raw[i], twist) * gap < steps[i] - low)]
+        pack(found, out[r], bits)
+    return -1
+
+
+def draw(rows, twist, bits, levels, codes):
+    """rows: x, starts, scales, out, as draw_steps takes them. levels: (k,) ascending, codes: (k,) uint8, of each."""
+    reach, gaps = np.float32(min(-levels[0], levels[-1])), np.diff(levels)
+    if gaps[0] in (0, 1) and (gaps[1:] == 1).all():
+        spread(draw_steps, rows, U32(twist), bits, reach, I32(codes[levels == 0][0]))
+    else:
+        spread(draw_levels, rows, U32(twist), bits, reach, levels, codes.astype(np.int32))
