@@ -26,7 +26,11 @@ class Codec(Protocol):
         """Does it lose something that ErrorFeedback would keep?"""
 
     def init(self, like: Tensor) -> Any:
-        """The state before the first tensor. like: any shape. None for a stateless codec."""
+        """The state before the first tensor. like: any shape. None for a stateless codec.
+
+        Tensors, whole numbers and fractions, in tuples and frozen dataclasses; later states are of the same form, so that
+        states.load_state knows what it reads.
+        """
 
     def encode(self, tensor: Tensor, state: Any) -> tuple[Packet, Any]:
         """The packet and the next state; tensor (any shape, strides, device) and state stay as they were.

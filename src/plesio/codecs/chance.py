@@ -56,28 +56,23 @@ class Levels:
         """(n,) float32 of rows: (n, block) float32, of which the last ends with so many zeros that are no values."""
         if self.own:
             return self.codec.quantise(rows, self.head, short)[0]
-        return covering(largest(rows), self.reach, 7 if self.codec.wide else 16)
+        return covering(tops(rows), self.reach, 7 if self.codec.wide else 16)
 
     def packed(self, rows: Tensor, scales: Tensor, noise: Noise, first: int) -> Tensor:
         """(n * block * bits / 8,) uint8: the codes as they are sent. first: the place of the first value."""
         safe = torch.where(scales > 0, scales, 1.0)
-        compiled = blocks.kernels() if rows.device.type == "cpu" and rows.numel() >= FEW else None
+        compiled = kernels(rows)
         if compiled is not None:
-            return self._compiled(rows, safe, noise, first)
+            count, block = rows.shape
+            out = np.empty((count, block * self.bits // 8), np.uint8)
+            given = [rows.numpy(), noise.starts(first, count, block).numpy(), safe.numpy(), out]
+            compiled.draw(given, noise.twist, self.bits, self.values.numpy(), self.codes.numpy())
+            return torch.from_numpy(out.reshape(-1))
         values = self.values.to(rows.device)
         steps = (rows / safe[:, None]).clamp_(-self.reach, self.reach)
         low = (torch.bucketize(steps, values, right=True) - 1).clamp_(max=len(values) - 2)
         up = noise.drawn(rows, first) * values.diff()[low] < steps - values[low]
-        return pack(self.codes[(low + up).cpu()], self.codec.bits)
-
-    def _compiled(self, rows: Tensor, safe: Tensor, noise: Noise, first: int) -> Tensor:
-        from plesio.codecs import noisekernels
-
-        count, block = rows.shape
-        out = np.empty((count, block * self.codec.bits // 8), np.uint8)
-        given = [rows.numpy(), noise.starts(first, count, block).numpy(), safe.numpy(), out]
-        noisekernels.draw(given, noise.twist, self.codec.bits, self.values.numpy(), self.codes.numpy())
-        return torch.from_numpy(out.reshape(-1))
+        return pack(self.codes[(low + up).cpu()], self.bits)
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Pairs:
 
     def scales(self, rows: Tensor, short: int) -> Tensor:
         """(n, 2) float32. See Levels.scales."""
-        top, counts = largest(rows), torch.full((len(rows),), float(rows.shape[1]), dtype=torch.float64)
+        top, counts = tops(rows), torch.full((len(rows),), float(rows.shape[1]), dtype=torch.float64)
         counts[-1] -= short
         means = rows.double().abs().sum(1) / counts.to(rows.device)
         return torch.stack([rounded(means.float(), top, 1), covering(top, 1.0, 16)], 1)
@@ -103,6 +98,25 @@ class Pairs:
         below = levels.gather(1, low)
         up = noise.drawn(rows, first) * (levels.gather(1, low + 1) - below) < rows - below
         return pack(torch.tensor(PAIR_CODES, dtype=torch.uint8)[(low + up).cpu()], 2)
+
+
+def kernels(rows: Tensor) -> Any:
+    """The module of compiled loops for these; None where there is none."""
+    if rows.device.type != "cpu" or rows.numel() < FEW or blocks.kernels() is None:
+        return None
+    from plesio.codecs import noisekernels
+
+    return noisekernels
+
+
+def tops(rows: Tensor) -> Tensor:
+    """See blocks.largest."""
+    compiled = kernels(rows)
+    if compiled is None:
+        return largest(rows)
+    found = torch.empty(len(rows))
+    compiled.spread(compiled.tops, [rows.numpy(), found.numpy().view(np.int32)])
+    return found
 
 
 def covering(top: Tensor, reach: float, dropped: int) -> Tensor:

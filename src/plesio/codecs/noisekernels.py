@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from plesio.codecs import noise
-from plesio.codecs.kernels import I32, ROUND, _compile, spread
+from plesio.codecs.kernels import I32, ROUND, _compile, largest, spread
 
 U32 = np.uint32
 STEP, FIRST, SECOND = U32(noise.STEP), U32(noise.FIRST), U32(noise.SECOND)
@@ -42,6 +42,14 @@ def pack(found, out, bits):
             for k in range(8):
                 code = I32(code | I32(found[8 * i + k] << I32(k)))
             out[i] = np.uint8(code)
+
+
+@_compile
+def tops(x, found):
+    """found: (rows,) int32: the bits of the largest magnitude of each row of x: (rows, block) float32."""
+    for r in range(x.shape[0]):
+        found[r] = largest(x[r].view(np.int32))
+    return -1
 
 
 @_compile

@@ -9,7 +9,7 @@ the nearest: it is for means over many.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plesio.codecs.base import CHUNK, Stage
 from plesio.codecs.blocks import Blocks
-from plesio.codecs.chance import Levels, Pairs
+from plesio.codecs.chance import Levels, Pairs, kernels
 from plesio.codecs.int2 import Int2
 from plesio.codecs.noise import Noise
 from plesio.codecs.packets import Payload, Stamp
@@ -41,7 +41,7 @@ class Stochastic(Stage):
 
     inner: Stage
     seed: int = 0
-    kept: bool = False
+    kept: bool = field(default=False, kw_only=True)
     name: ClassVar[str] = "sr"
 
     def __post_init__(self) -> None:
@@ -96,10 +96,12 @@ class Stochastic(Stage):
         kind: Any = np.uint32 if rule.sent_bits == 32 else np.uint16
         scales = payload.numpy()[:split].view(kind).reshape(-(-numel // block), rule.width)
         step = CHUNK // block * block
+        if flat.dtype == torch.float32 and flat.is_contiguous() and kernels(flat) is not None:
+            step = numel // block * block or step
         for start in range(0, numel, step):
-            part = flat[start : start + step].to(torch.float32)
+            part = flat[start : start + step].to(torch.float32).contiguous()
             short = -len(part) % block
-            rows = torch.nn.functional.pad(part, (0, short)).view(-1, block)
+            rows = (torch.nn.functional.pad(part, (0, short)) if short else part).view(-1, block)
             exact = rule.scales(rows, short)
             if not bool(exact.isfinite().all()):
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")

@@ -40,7 +40,7 @@ def _stage(term: str) -> Stage:
         inner, *seed = _split(match[2] or "", ",")
         if len(seed) > 1:
             raise UserError(f"codec {term!r} has too many arguments; write sr(quantiser) or sr(quantiser, seed)")
-        return Stochastic(_stage(inner), *(_number(s, term, int) for s in seed))
+        return Stochastic(_stage(inner), _number(seed[0], term, int) if seed else 0)
     kind = registry.load(registry.CODECS, "codec", match[1])
     arguments = [_number(a, term, _whole_or_part) for a in match[2].split(",")] if match[2] else []
     try:

@@ -153,8 +153,8 @@ class OuterState:
             self.shadow.copy_(self.theta)
             packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
             return "params", packet.to_bytes()
-        change = self.theta - self.shadow
-        packet, _ = self.codec.encode(change, self.codec.init(change))
+        change, codec = self.theta - self.shadow, codecs.under_feedback(self.codec)
+        packet, _ = codec.encode(change, codec.init(change))
         codecs.accumulate(packet, self.shadow, 1.0)
         return "delta", packet.to_bytes()
 
