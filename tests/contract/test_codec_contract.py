@@ -105,6 +105,8 @@ ERRORS = {  # |x - Q|^2 / |x|^2 of normal values, and of Student's t with 3 degr
     "sign": (0.364, 0.68),
     "int2": (0.12, 0.32),
     "topk(1/64)": (0.885, 0.62),
+    "sr(int4)": (0.028, 0.114),  # twice as much as to the nearest
+    "sr(nf4)": (0.0175, 0.033),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from plesio.errors import CodecError, UnknownName
 from plesio.training import ddp_hook
 
+DOCS = Path(__file__).parents[2] / "docs" / "codecs.md"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ddp.py"
 LOSSY = ["int8", "topk(1/4)+int4", "sign", "powersgd(2)", "ef(powersgd(1)+int8)"]
 CODECS = ["none", *LOSSY]
@@ -175,6 +177,21 @@ def test_feedback_in_a_checkpoint_goes_on_where_it_was(alone: dist.ProcessGroup,
         assert all(torch.equal(found[name], each) for name, each in wanted.items())
     anew = stepped(hooked(codec, alone)[0], 3)
     assert codec == "none" or not torch.equal(anew["0.weight"], expected[0]["0.weight"]), "else the above says nothing"
+
+
+def test_the_checkpoint_of_the_docs_is_written_and_read(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    register, keep = (block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "hook" in block)
+    model = DistributedDataParallel(nn.Linear(30, 40))
+    names: dict[str, Any] = {"torch": torch, "ddp_model": model, "rank": 0}
+    exec(register, names)
+    stepped(model, 0)
+    before = names["hook"].states[model.module.weight].residual
+    exec(keep, names)
+    after = names["hook"].states[model.module.weight].residual
+    assert after is not before and torch.equal(after, before) and bool(after.any())
 
 
 def test_a_checkpoint_of_another_codec_or_model_is_refused_and_changes_nothing(alone: dist.ProcessGroup) -> None:
