@@ -20,6 +20,7 @@ TEXTS = [
     *NAMES, "int8(3)", "int4(32)", "bf16+int8", "ef(int8)", "ef(bf16, 0.5)", "topk(1/64)+int2", "ef(topk(1/16)+int4(32))",
     "powersgd(2)+int8", "randomk(1/8)+nf4", "codebook+int8", "int2+sign", "sr(int8)", "sr(int4(32), 7)", "sr(int2)",
     "sr(nf4)", "sr(codebook)", "sr(sign, 1)", "ef(sr(sign, 1))", "topk(1/64)+sr(int4)", "sr(int8)+sr(sign)",
+    "sr(bf16)", "sr(fp16)",
 ]  # fmt: skip
 COMPILED = (  # what has loops of its own
     "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8",

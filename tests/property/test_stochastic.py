@@ -16,6 +16,7 @@ from plesio.codecs.int4 import Int4
 from plesio.errors import CodecError, UserError
 
 QUANTISERS = ["int8", "int8(48)", "int4", "int4(32)", "int2", "int2(32)", "nf4", "codebook", "sign", "sign(64)"]
+CASTS = ["bf16", "fp16"]
 DRAWS = 200
 # A mean of DRAWS values that are at most one step apart is, but once in 10^9 times, so near to what is expected (Hoeffding):
 NEAR = (np.log(2e9) / (2 * DRAWS)) ** 0.5
@@ -47,12 +48,19 @@ def values(kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy", "tiny", "positive", "half"])
-@pytest.mark.parametrize("inner", QUANTISERS)
+@pytest.mark.parametrize("inner", ["int8", "int4(32)", "int2", "nf4", "codebook", "sign(64)"])
 def test_no_quantiser_is_biased(inner: str, kind: str) -> None:
     assert bias(f"sr({inner})", values(kind)) < 1.2
 
 
-@pytest.mark.parametrize("inner", QUANTISERS)
+@pytest.mark.parametrize("inner", CASTS)
+def test_no_cast_is_biased(inner: str) -> None:
+    normal, denormal = values("normal"), values("normal") * 2.0**-20
+    for tensor in (normal, denormal, normal.double()):
+        assert bias(f"sr({inner})", tensor) < 1.2
+
+
+@pytest.mark.parametrize("inner", [*QUANTISERS, *CASTS])
 def test_rounding_to_the_nearest_would_be_told_from_it(inner: str) -> None:
     assert bias(inner, values("normal")) > 12
 
@@ -95,6 +103,22 @@ def test_a_zero_among_others_stays_zero_where_that_is_a_level(inner: str) -> Non
     assert not bool(mean[::3].any())
 
 
+@pytest.mark.parametrize(("inner", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_cast_keeps_what_it_can_hold_and_goes_to_a_neighbour_of_the_rest(inner: str, dtype: torch.dtype) -> None:
+    exact = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    finite = exact[exact.isfinite()].float()
+    assert torch.equal(decode(packets(f"sr({inner})", finite, 1)[0]), finite)
+    special = decode(packets(f"sr({inner})", torch.tensor([torch.inf, -torch.inf, torch.nan]), 1)[0])
+    assert special[:2].tolist() == [torch.inf, -torch.inf] and bool(special[2].isnan())
+    ordered = finite.unique()
+    between = ordered[:-1] + (ordered[1:] - ordered[:-1]) / 4
+    low = torch.stack([decode(packet) for packet in packets(f"sr({inner})", between, 20)])
+    assert bool(((low == ordered[:-1]) | (low == ordered[1:])).all())
+    assert 0.74 < float((low == ordered[:-1]).double().mean()) < 0.76
+    with pytest.raises(CodecError, match="beyond"):
+        packets(f"sr({inner})", torch.tensor([3.4e38]), 1)
+
+
 @pytest.mark.parametrize(("inner", "levels"), [("int8", 127), ("int4", 7)])
 def test_what_is_on_a_level_stays_there(inner: str, levels: int) -> None:
     tensor = (torch.arange(256 * 20) % (2 * levels + 1) - levels).float() * 2
@@ -130,7 +154,7 @@ def test_bytes_are_the_same_on_every_machine(inner: str) -> None:
     assert hashlib.sha256(b"".join(sent(f"sr({inner}, 5)", tensor))).hexdigest()[:16] == DIGESTS[inner]
 
 
-@pytest.mark.parametrize("inner", QUANTISERS)
+@pytest.mark.parametrize("inner", [*QUANTISERS, *CASTS])
 def test_each_tensor_and_each_seed_has_noise_of_its_own(inner: str) -> None:
     tensor = torch.randn(5000, generator=torch.Generator().manual_seed(1))
     found = sent(f"sr({inner})", tensor) + sent(f"sr({inner}, 1)", tensor)
@@ -138,7 +162,7 @@ def test_each_tensor_and_each_seed_has_noise_of_its_own(inner: str) -> None:
     assert sent(f"sr({inner}, 1)", tensor) == found[3:]
 
 
-@pytest.mark.parametrize("inner", QUANTISERS)
+@pytest.mark.parametrize("inner", [*QUANTISERS, *CASTS])
 def test_chunks_and_threads_do_not_show(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.randn(700_001, generator=torch.Generator().manual_seed(1))
     text, threads = f"sr({inner})", torch.get_num_threads()
@@ -190,7 +214,7 @@ def test_text_names_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["sr", "sr()", "sr(topk)", "sr(none)", "sr(bf16)", "sr(powersgd)", "sr(randomk)", "sr(sr(int4))", "sr(ef(int4))",
+    ["sr", "sr()", "sr(topk)", "sr(none)", "sr(powersgd)", "sr(randomk)", "sr(sr(int4))", "sr(ef(int4))",
      "sr(int8+int4)", "sr(int4, -1)", "sr(int4, 0.5)", "sr(int4, x)", "sr(int4, 1, 2)", f"sr(int4, {1 << 63})"],
 )  # fmt: skip
 def test_what_is_no_quantiser_or_no_seed_is_the_users_mistake(text: str) -> None:

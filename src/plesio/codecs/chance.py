@@ -63,11 +63,9 @@ class Levels:
         safe = torch.where(scales > 0, scales, 1.0)
         compiled = kernels(rows)
         if compiled is not None:
-            count, block = rows.shape
-            out = np.empty((count, block * self.bits // 8), np.uint8)
-            given = [rows.numpy(), noise.starts(first, count, block).numpy(), safe.numpy(), out]
+            given = compiled_rows(rows, safe, noise, first, self.bits)
             compiled.draw(given, noise.twist, self.bits, self.values.numpy(), self.codes.numpy())
-            return torch.from_numpy(out.reshape(-1))
+            return torch.from_numpy(given[-1].reshape(-1))
         values = self.values.to(rows.device)
         steps = (rows / safe[:, None]).clamp_(-self.reach, self.reach)
         low = (torch.bucketize(steps, values, right=True) - 1).clamp_(max=len(values) - 2)
@@ -87,11 +85,16 @@ class Pairs:
         """(n, 2) float32. See Levels.scales."""
         top, counts = tops(rows), torch.full((len(rows),), float(rows.shape[1]), dtype=torch.float64)
         counts[-1] -= short
-        means = rows.double().abs().sum(1) / counts.to(rows.device)
+        means = sums(rows) / counts.to(rows.device)
         return torch.stack([rounded(means.float(), top, 1), covering(top, 1.0, 16)], 1)
 
     def packed(self, rows: Tensor, scales: Tensor, noise: Noise, first: int) -> Tensor:
         """See Levels.packed."""
+        compiled = kernels(rows)
+        if compiled is not None:
+            given = compiled_rows(rows, scales, noise, first, self.bits)
+            compiled.spread(compiled.draw_pairs, given, np.uint32(noise.twist))
+            return torch.from_numpy(given[-1].reshape(-1))
         small, large = scales[:, :1], scales[:, 1:]
         levels = torch.cat([-large, -small, small, large], 1)
         low = (rows >= -small).long() + (rows >= small)
@@ -107,6 +110,33 @@ def kernels(rows: Tensor) -> Any:
     from plesio.codecs import noisekernels
 
     return noisekernels
+
+
+def compiled_rows(rows: Tensor, scales: Tensor, noise: Noise, first: int, bits: int) -> list[Any]:
+    """What noisekernels take: values, where noise starts, scales, and room for packed codes."""
+    count, block = rows.shape
+    room = np.empty((count, block * bits // 8), np.uint8)
+    return [rows.numpy(), noise.starts(first, count, block).numpy(), scales.numpy(), room]
+
+
+def cast(values: Tensor, target: torch.dtype, noise: Noise, first: int) -> Tensor:
+    """(n,) of that 16-bit dtype: one of the two nearest to each of values: (n,) float32. Beyond its largest number Inf."""
+    near = values.to(target)
+    off = values - near.float()
+    step = torch.where(near.float().abs() < values.abs(), 1, -1).to(torch.int16)  # of magnitudes, as bits
+    other = (near.view(torch.int16) + step).view(target)
+    gap = (other.float() - near.float()).abs()
+    return torch.where(noise.drawn(values[None], first)[0] * gap < off.abs(), other, near)
+
+
+def sums(rows: Tensor) -> Tensor:
+    """(n,) float64: of the magnitudes of each row. Their order does not show in the 16 bits that are kept of them."""
+    compiled = kernels(rows)
+    if compiled is None:
+        return rows.double().abs().sum(1)
+    found = torch.empty(len(rows), dtype=torch.float64)
+    compiled.spread(compiled.sums, [rows.numpy(), found.numpy()])
+    return found
 
 
 def tops(rows: Tensor) -> Tensor:

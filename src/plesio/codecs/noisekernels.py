@@ -36,6 +36,10 @@ def pack(found, out, bits):
     elif bits == 4:
         for i in range(len(out)):
             out[i] = np.uint8(I32(found[2 * i] & I32(15)) | I32(found[2 * i + 1] << I32(4)))
+    elif bits == 2:
+        for i in range(len(out)):
+            low = I32(found[4 * i] | I32(found[4 * i + 1] << I32(2)))
+            out[i] = np.uint8(I32(low | I32(I32(found[4 * i + 2] << I32(4)) | I32(found[4 * i + 3] << I32(6)))))
     else:
         for i in range(len(out)):
             code = I32(0)
@@ -49,6 +53,17 @@ def tops(x, found):
     """found: (rows,) int32: the bits of the largest magnitude of each row of x: (rows, block) float32."""
     for r in range(x.shape[0]):
         found[r] = largest(x[r].view(np.int32))
+    return -1
+
+
+@_compile(fastmath={"reassoc"})
+def sums(x, found):
+    """found: (rows,) float64: of the magnitudes of each row of x: (rows, block) float32."""
+    for r in range(x.shape[0]):
+        row, total = x[r], np.float64(0)
+        for i in range(len(row)):
+            total += np.float64(abs(row[i]))
+        found[r] = total
     return -1
 
 
@@ -92,6 +107,24 @@ def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
             gap = levels[found[i] + 1] - low
             found[i] = codes[found[i] + I32(drawn(start, i, raw[i], twist) * gap < steps[i] - low)]
         pack(found, out[r], bits)
+    return -1
+
+
+@_compile
+def draw_pairs(x, starts, scales, out, twist):
+    """Levels are int2's: scales: (rows, 2) float32, a smaller and a larger magnitude. See draw_steps, chance.PAIR_CODES."""
+    found = np.empty(x.shape[1], np.int32)
+    for r in range(x.shape[0]):
+        row, small, large, start = x[r], scales[r, 0], scales[r, 1], starts[r]
+        raw = row.view(np.int32)
+        for i in range(len(row)):
+            inside, above = row[i] >= -small, row[i] >= small
+            low = small if above else (-small if inside else -large)
+            gap = np.float32(small + small) if inside and not above else np.float32(large - small)
+            up = I32(drawn(start, i, raw[i], twist) * gap < np.float32(row[i] - low))
+            level = I32(I32(I32(inside) + I32(above)) + up)
+            found[i] = level if level > 1 else I32(I32(1) - level)
+        pack(found, out[r], 2)
     return -1
 
 

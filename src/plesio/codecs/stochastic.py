@@ -1,4 +1,4 @@
-"""Stochastic rounding of any quantiser: `sr(int4)`. What is decoded is, in the mean over many tensors, what was encoded.
+"""Stochastic rounding of quantisers and casts: `sr(int4)`. What is decoded is in the mean what was encoded.
 
 A value between two levels becomes the upper one with a probability that grows with its distance from the lower one. The
 packet is the wrapped codec's, and so is what reads it. The state counts tensors: each is rounded by other random numbers
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from plesio.codecs.base import CHUNK, Stage
 from plesio.codecs.blocks import Blocks
-from plesio.codecs.chance import Levels, Pairs, kernels
+from plesio.codecs.cast import Bf16, Cast, Fp16
+from plesio.codecs.chance import Levels, Pairs, cast, kernels
 from plesio.codecs.int2 import Int2
 from plesio.codecs.noise import Noise
 from plesio.codecs.packets import Payload, Stamp
@@ -45,8 +46,8 @@ class Stochastic(Stage):
     name: ClassVar[str] = "sr"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Blocks | Int2):
-            raise UserError(f"codec {self.inner!r} is no quantiser; 'sr' takes one, as in sr(int4) or topk(1/64)+sr(int4)")
+        if not isinstance(self.inner, Blocks | Int2 | Bf16 | Fp16):
+            raise UserError(f"codec {self.inner!r} does not round; 'sr' takes what does: sr(int4), topk(1/64)+sr(int4)")
         if not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"codec 'sr' needs a seed of 0 to 2^63 - 1, not {self.seed}")
 
@@ -78,15 +79,27 @@ class Stochastic(Stage):
         """See Stage.write. Raises CodecError for NaN, Inf, and values beyond float32."""
         before = state or self.init(flat)
         noise = Noise.of(self.seed, before.count)
-        if isinstance(self.inner, Int2):
-            self._fill(flat, payload, Pairs(), noise)
+        if not isinstance(self.inner, Blocks):
+            if isinstance(self.inner, Int2):
+                self._fill(flat, payload, Pairs(), noise)
+            else:
+                self._cast(flat, payload, noise)
             return Draws(before.count + 1, None)
-        assert isinstance(self.inner, Blocks)
         head, rest = payload[: self.inner.head_bytes], payload[self.inner.head_bytes :]
         after = self.inner.prepare(flat, head, before.inner)
         self.inner.widen(head)
         self._fill(flat, rest, Levels.of(self.inner, head, self.kept), noise)
         return Draws(before.count + 1, after)
+
+    def _cast(self, flat: Tensor, payload: Tensor, noise: Noise) -> None:
+        assert isinstance(self.inner, Cast) and self.inner.target is not None
+        out = payload.view(self.inner.target)
+        for start in range(0, flat.numel(), CHUNK):
+            part = flat[start : start + CHUNK]
+            found = cast(part.to(torch.float32), self.inner.target, noise, start)
+            if bool((found.isinf() != part.isinf()).any()):
+                raise CodecError(f"codec {self!r} cannot carry values beyond {torch.finfo(found.dtype).max:.5g}; use 'none'")
+            out[start : start + CHUNK] = found
 
     def _fill(self, flat: Tensor, payload: Tensor, rule: Levels | Pairs, noise: Noise) -> None:
         """payload: scales, the upper bits of float32, then codes."""
