@@ -90,8 +90,8 @@ def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
 @_compile
 def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
     """Levels are any, (2^bits,) float32, ascending, and codes those of each, (2^bits,) int32. See draw_steps."""
-    found, steps = np.empty(x.shape[1], np.int32), np.empty(x.shape[1], np.float32)
-    last = len(levels) - 1
+    found, last, gaps = np.empty(x.shape[1], np.int32), len(levels) - 1, levels[1:] - levels[:-1]
+    steps, wide = np.empty(x.shape[1], np.float32), np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
         row, scale, start = x[r], scales[r], starts[r]
         raw = row.view(np.int32)
@@ -103,9 +103,13 @@ def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
             for i in range(len(row)):
                 found[i] = I32(found[i] + I32(steps[i] >= level))
         for i in range(len(row)):
-            low = levels[found[i]]
-            gap = levels[found[i] + 1] - low
-            found[i] = codes[found[i] + I32(drawn(start, i, raw[i], twist) * gap < steps[i] - low)]
+            below = np.uint32(found[i])
+            steps[i] = steps[i] - levels[below]
+            wide[i] = gaps[below]
+        for i in range(len(row)):
+            found[i] = I32(found[i] + I32(drawn(start, i, raw[i], twist) * wide[i] < steps[i]))
+        for i in range(len(row)):
+            found[i] = codes[np.uint32(found[i])]
         pack(found, out[r], bits)
     return -1
 
