@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from plesio.codecs import Stochastic, blocks, decode, parse, stochastic
 from plesio.codecs.int4 import Int4
+from plesio.codecs.nf4 import NF4
 from plesio.errors import CodecError, UserError
 
 QUANTISERS = ["int8", "int8(48)", "int4", "int4(32)", "int2", "int2(32)", "nf4", "codebook", "sign", "sign(64)"]
@@ -225,3 +228,34 @@ def test_what_is_no_quantiser_or_no_seed_is_the_users_mistake(text: str) -> None
 def test_nan_is_refused_by_name() -> None:
     with pytest.raises(CodecError, match=r"sr\(int4\).*NaN"):
         packets("sr(int4)", torch.tensor([1.0, float("nan")]), 1)
+
+
+@dataclass(frozen=True, repr=False)
+class Backwards(NF4):
+    """A quantiser of somebody else: from +6 down to -9, by code."""
+
+    def levels(self, head: Any) -> Tensor:
+        return torch.arange(6, -10, -1, dtype=torch.float32)
+
+
+@dataclass(frozen=True, repr=False)
+class OneSided(NF4):
+    def levels(self, head: Any) -> Tensor:
+        return torch.arange(16, dtype=torch.float32)
+
+
+def test_levels_may_be_in_any_order_and_lie_on_both_sides_of_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.randn(10_000, generator=torch.Generator().manual_seed(1))
+    codec = Stochastic(Backwards())
+    data = codec.encode(tensor)[0].payload
+    found = torch.stack([torch.zeros_like(tensor) for _ in range(DRAWS)])
+    state = codec.init(tensor)
+    for at in range(DRAWS):
+        packet, state = codec.encode(tensor, state)
+        Backwards().read_into(packet.payload, found[at])
+    lost = float((found - tensor).double().square().mean(0).sum())
+    assert float((found.double().mean(0) - tensor).norm()) < 1.2 * (lost / DRAWS) ** 0.5
+    monkeypatch.setattr(blocks, "kernels", lambda: None)
+    assert bytes(codec.encode(tensor)[0].payload) == bytes(data)
+    with pytest.raises(CodecError, match="both sides of 0"):
+        Stochastic(OneSided()).encode(tensor)

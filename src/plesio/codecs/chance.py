@@ -15,6 +15,7 @@ from torch import Tensor
 from plesio.codecs import blocks
 from plesio.codecs.blocks import FEW, TINY, TOP, Blocks, largest, pack, rounded
 from plesio.codecs.noise import Noise
+from plesio.errors import CodecError
 
 PAIR_CODES = (1, 0, 2, 3)  # of int2, ascending: minus the larger, minus the smaller, the smaller, the larger
 
@@ -34,6 +35,8 @@ class Levels:
     def of(cls, codec: Blocks, head: Tensor, kept: bool) -> Levels:
         """head: (head_bytes,) uint8, as it is sent. kept: see Stage.under_feedback."""
         found = codec.levels(head.numpy().data)
+        if not bool(found.min() < 0) or not bool(found.max() > 0):
+            raise CodecError(f"codec {codec!r} has no levels on both sides of 0, so that 'sr' cannot round to them")
         order = found.argsort(stable=True)
         return cls(codec, head, found[order], order.to(torch.uint8), kept and codec.bits == 1)
 

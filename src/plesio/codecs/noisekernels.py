@@ -134,8 +134,22 @@ def draw_pairs(x, starts, scales, out, twist):
 
 def draw(rows, twist, bits, levels, codes):
     """rows: x, starts, scales, out, as draw_steps takes them. levels: (k,) ascending, codes: (k,) uint8, of each."""
-    reach, gaps = np.float32(min(-levels[0], levels[-1])), np.diff(levels)
-    if gaps[0] in (0, 1) and (gaps[1:] == 1).all():
-        spread(draw_steps, rows, U32(twist), bits, reach, I32(codes[levels == 0][0]))
+    reach = np.float32(min(-levels[0], levels[-1]))
+    zero = codes_of_whole_numbers(levels, codes, bits)
+    if zero is not None:
+        spread(draw_steps, rows, U32(twist), bits, reach, I32(zero))
     else:
         spread(draw_levels, rows, U32(twist), bits, reach, levels, codes.astype(np.int32))
+
+
+def codes_of_whole_numbers(levels, codes, bits):
+    """What is added to a level to have its code, where all levels are neighbouring whole numbers; None where not.
+
+    The lowest level may have two codes, of which the second is taken.
+    """
+    gaps = np.diff(levels)
+    if gaps[0] == 0:
+        levels, codes, gaps = levels[1:], codes[1:], gaps[1:]
+    added = (codes.astype(np.int32) - levels.astype(np.int32)) & ((1 << bits) - 1)
+    whole = levels[0] == np.round(levels[0]) and bool((gaps == 1).all())
+    return added[0] if whole and bool((added == added[0]).all()) else None
