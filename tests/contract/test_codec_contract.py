@@ -18,12 +18,14 @@ from plesio.testing.codeccontract import CHECKS, DTYPES, sent, tensors
 NAMES = sorted(registry.CODECS)
 TEXTS = [
     *NAMES, "int8(3)", "int4(32)", "bf16+int8", "ef(int8)", "ef(bf16, 0.5)", "topk(1/64)+int2", "ef(topk(1/16)+int4(32))",
-    "powersgd(2)+int8", "randomk(1/8)+nf4", "codebook+int8", "int2+sign",
-    "int8+zstd", "topk(1/16)+int2+zstd(3)", "ef(none+zstd)", "byrole()", "byrole(norms=none, rest=powersgd(2))", "adaptive",
-    "ef(adaptive(1))",
+    "powersgd(2)+int8", "randomk(1/8)+nf4", "codebook+int8", "int2+sign", "sr(int8)", "sr(int4(32), 7)", "sr(int2)",
+    "sr(nf4)", "sr(codebook)", "sr(sign, 1)", "ef(sr(sign, 1))", "topk(1/64)+sr(int4)", "sr(int8)+sr(sign)",
+    "sr(bf16)", "sr(fp16)", "int8+zstd", "topk(1/16)+int2+zstd(3)", "ef(none+zstd)", "byrole()",
+    "byrole(norms=none, rest=powersgd(2))", "adaptive", "ef(adaptive(1))", "sr(int4)+zstd",
 ]  # fmt: skip
 COMPILED = (  # what has loops of its own
     "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8",
+    "sr(int8)", "sr(int8(48), 3)", "sr(int4(32))", "sr(nf4)", "sr(codebook)", "sr(sign)", "ef(sr(sign))", "sr(int2)",
 )  # fmt: skip
 
 
@@ -105,6 +107,8 @@ ERRORS = {  # |x - Q|^2 / |x|^2 of normal values, and of Student's t with 3 degr
     "sign": (0.364, 0.68),
     "int2": (0.12, 0.32),
     "topk(1/64)": (0.885, 0.62),
+    "sr(int4)": (0.028, 0.114),  # twice as much as to the nearest
+    "sr(nf4)": (0.0175, 0.033),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def test_the_codec_of_the_docs_keeps_what_codecs_promise(tmp_path: Path) -> None:
-    _, _, source, check = blocks("python")
+    *_, source, check = blocks("python")
     (entry,) = blocks("toml")
     names = tomllib.loads(entry)["project"]["entry-points"]["plesio.codecs"]
     files_of("plesio_fp8", source, names, tmp_path)
@@ -83,6 +84,17 @@ def test_the_first_example_of_the_docs_runs() -> None:
     assert isinstance(tensor, torch.Tensor) and isinstance(back, torch.Tensor)
     assert len(names["data"]) == names["codec"].wire_bytes(tensor.shape, tensor.dtype)  # type: ignore[arg-type,attr-defined]
     assert (back - tensor).norm() < 0.01 * tensor.norm()
+
+
+def test_the_docs_state_is_loaded_as_it_was_saved() -> None:
+    tensor = torch.randn(500)
+    names: dict[str, Any] = {"tensor": tensor}
+    (source,) = [block for block in blocks("python") if "import load_state" in block]
+    exec(source.rsplit("\n", 2)[0], names)
+    saved = names["state"]
+    exec(source, names)
+    assert names["state"].residual.norm() > 0
+    assert torch.equal(names["state"].residual, saved.residual)
 
 
 def test_the_docs_name_every_codec() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from plesio.errors import UnknownName
+from plesio.errors import CodecError, UnknownName
 from plesio.training import ddp_hook
 
+DOCS = Path(__file__).parents[2] / "docs" / "codecs.md"
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ddp.py"
 LOSSY = ["int8", "topk(1/4)+int4", "sign", "powersgd(2)", "ef(powersgd(1)+int8)"]
 CODECS = ["none", *LOSSY]
@@ -137,11 +139,73 @@ def test_gradients_of_any_dtype_and_strides_come_back_as_theirs(
             went[at] += plain[at].double()
             came[at] += parameter.grad.double()
     for at, parameter in enumerate(parameters):
-        state = hook.__self__.states[parameter]  # type: ignore[attr-defined]
+        state = hook.states[parameter]
         kept = torch.zeros(()) if state is None else state.residual.double().view(-1)
         rounding = 1e-5 if dtype == torch.float64 else 2**-7
         off = as_it_lies(came[at] - went[at], parameter) + kept
         assert off.norm() <= rounding * went[at].norm()
+
+
+def stepped(model: DistributedDataParallel, step: int) -> dict[str, Tensor]:
+    """The gradients of one step."""
+    model.zero_grad()
+    x = torch.randn(6, 30, generator=torch.Generator().manual_seed(step))
+    model(x).square().mean().backward()
+    return {name: each.grad.clone() for name, each in model.module.named_parameters() if each.grad is not None}
+
+
+def hooked(codec: str, group: dist.ProcessGroup) -> tuple[DistributedDataParallel, Any]:
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 8)))
+    hook = ddp_hook(codec)
+    model.register_comm_hook(group, hook)
+    return model, hook
+
+
+@pytest.mark.parametrize("codec", ["none", "int8", "topk(1/4)+sr(codebook)", "powersgd(2)", "ef(powersgd(1)+int8, 0.9)"])
+def test_feedback_in_a_checkpoint_goes_on_where_it_was(alone: dist.ProcessGroup, codec: str, tmp_path: Path) -> None:
+    model, hook = hooked(codec, alone)
+    for step in range(3):
+        stepped(model, step)
+    torch.save({"hook": hook.state_dict(model)}, tmp_path / "checkpoint.pt")
+    expected = [stepped(model, step) for step in (3, 4, 5)]
+    after, its_hook = hooked(codec, alone)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["hook"]
+    its_hook.load_state_dict(after.module, saved)
+    for step, wanted in zip((3, 4, 5), expected, strict=True):
+        found = stepped(after, step)
+        assert all(torch.equal(found[name], each) for name, each in wanted.items())
+    anew = stepped(hooked(codec, alone)[0], 3)
+    assert codec == "none" or not torch.equal(anew["0.weight"], expected[0]["0.weight"]), "else the above says nothing"
+
+
+def test_the_checkpoint_of_the_docs_is_written_and_read(
+    alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    register, keep = (block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "hook" in block)
+    model = DistributedDataParallel(nn.Linear(30, 40))
+    names: dict[str, Any] = {"torch": torch, "ddp_model": model, "rank": 0}
+    exec(register, names)
+    stepped(model, 0)
+    before = names["hook"].states[model.module.weight].residual
+    exec(keep, names)
+    after = names["hook"].states[model.module.weight].residual
+    assert after is not before and torch.equal(after, before) and bool(after.any())
+
+
+def test_a_checkpoint_of_another_codec_or_model_is_refused_and_changes_nothing(alone: dist.ProcessGroup) -> None:
+    model, hook = hooked("int8", alone)
+    stepped(model, 0)
+    saved = hook.state_dict(model)
+    before = dict(hook.states.items())
+    with pytest.raises(CodecError, match=r"parameter '0.weight': codec ef\(int4\) was given the state of 'ef\(int8\)'"):
+        ddp_hook("int4").load_state_dict(model, saved)
+    with pytest.raises(CodecError, match=r"of the parameter '2.weight': .* of shape \(8, 40\)"):
+        hook.load_state_dict(model, {**saved, "2.weight/state.residual": torch.zeros(3)})
+    with pytest.raises(CodecError, match=r"states of \['4.weight'\], which the model has not"):
+        hook.load_state_dict(model, {**saved, "4.weight/codec": saved["0.weight/codec"]})
+    assert all(hook.states[parameter] is state for parameter, state in before.items())
 
 
 def test_an_unknown_codec_is_refused_at_once() -> None:

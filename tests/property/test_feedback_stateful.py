@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from torch import Tensor
 from plesio import codecs
 from plesio.codecs.base import Packet
 from plesio.core import effects as e
+from plesio.core.arrival import Load
 from plesio.core.spec import RunSpec
 from plesio.records import Version
 from plesio.runtime import participant as runtime
 from plesio.runtime.coding import Coding
-from plesio.runtime.fragments import pack_state
+from plesio.runtime.fragments import pack_state, unpack_state
 from plesio.runtime.learner import LearnerEngine
 from plesio.strategies.presets import Decoupled
 from plesio.strategies.schedule import Schedule
@@ -48,6 +50,9 @@ class WiredToNothing:
         self.sent[(push.contribution.generation, push.contribution.seq)] = data
 
     def settle(self, seqs: list[int]) -> None: ...
+
+    def join_again(self, identity: Any) -> None:
+        self.identity = identity
 
 
 class Feedback(RuleBasedStateMachine):
@@ -179,3 +184,64 @@ def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.Monke
     with pytest.raises(AssertionError):
         machine.nothing_of_the_work_is_missing()
     machine.teardown()
+
+
+@pytest.fixture
+def learner() -> Iterator[Feedback]:
+    """A learner that has pushed once, and keeps what int8 lost of that; a step later."""
+    machine = Feedback()
+    for _ in range(EVERY + 1):
+        machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    machine.settled()
+    assert bool(machine.participant.coding.state.residual.any())
+    yield machine
+    machine.teardown()
+
+
+def rejoin(machine: Feedback) -> None:
+    """It is told that its generation has ended, and then all that a joiner is told."""
+    coding, spec = machine.participant.coding, machine.participant.arrivals.spec
+    coding.wait()
+    machine.give(e.Rejoin("a", machine.engine.book.generation))
+    machine.give(e.Welcome("a", 2, spec, 1))
+    machine.give_state()
+    machine.settled()
+
+
+def test_who_joins_anew_says_that_what_feedback_kept_is_dropped(
+    learner: Feedback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rejoin(learner)
+    said = capsys.readouterr().err
+    assert "a joins anew: its generation was ended; 3 steps and what feedback kept of earlier ones dropped\n" in said
+    assert learner.participant.coding.state is None
+
+
+def test_who_joins_anew_without_a_residual_does_not_speak_of_feedback(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Feedback()
+    machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    rejoin(machine)
+    machine.teardown()
+    assert "a joins anew: its generation was ended; 1 steps dropped\n" in capsys.readouterr().err
+
+
+def test_a_residual_of_rounds_of_another_kind_is_dropped_out_loud(
+    learner: Feedback, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner.participant.replica, "enter", lambda kind: True)
+    learner.version_arrives(1, 0.0)
+    learner.participant.coding.wait()
+    assert "a: what feedback kept is dropped: the next rounds are of another kind\n" in capsys.readouterr().err
+    assert learner.participant.coding.state is None
+
+
+def test_a_residual_of_what_is_rolled_back_is_dropped_out_loud(
+    learner: Feedback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    participant = learner.participant
+    value = unpack_state(pack_state(participant.layout, learner.server, {}))
+    for _ in range(2):
+        participant._load(Version(2, 0), value, Load(rolled_back=True))
+        participant.coding.wait()
+    assert capsys.readouterr().err.count("a: what feedback kept is dropped: what it was kept of is rolled back\n") == 1
+    assert participant.coding.state is None

@@ -68,7 +68,7 @@ def watched_net(codec: str) -> tuple[DistributedDataParallel, Watch, Any]:
         return watch(state, bucket)
 
     model.register_comm_hook(None, watched)
-    return model, watch, hook.__self__  # type: ignore[attr-defined]
+    return model, watch, hook
 
 
 def batch(step: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -71,12 +71,12 @@ def test_what_is_taken_fits_or_is_the_coarsest_and_stays_while_the_link_does(
     rate: float, window_s: float, last: int
 ) -> None:
     sizes = [int(bits * 1e4) for bits in BITS]
-    rung = fitting(sizes, Choice(Link(rate, window_s), last))
+    rung = fitting(sizes, Choice(rate, window_s, last))
     room = rate * window_s * SHARE
     assert sizes[rung] <= room or rung == len(sizes) - 1
     assert rung >= last or sizes[rung] <= CLIMB * room
-    assert fitting(sizes, Choice(Link(rate, window_s), rung)) == rung
-    assert fitting(sizes, Choice(None, last)) == last
+    assert fitting(sizes, Choice(rate, window_s, rung)) == rung
+    assert fitting(sizes, Choice(rung=last)) == last
 
 
 @pytest.mark.parametrize("text", ["ef(adaptive, 0.5)", "adaptive+zstd", "byrole(norms=none, rest=adaptive)"])
@@ -88,7 +88,7 @@ def test_wrapped_ones_are_told_too(text: str) -> None:
     assert len(coarse) < len(fine) / 4
     other = parse("ef(int8)")
     state = other.init(NORMAL)
-    assert told(other, state, Link(1.0, 1.0)).inner is None  # type: ignore[attr-defined]
+    assert told(other, state, Link(1.0, 1.0)).inner is None
 
 
 class SlowLink:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plesio.codecs import Packet, decode, parse
+from plesio.codecs import Packet, accumulate, decode, parse
 from plesio.core.effects import CloseRound
 from plesio.records import Version
 from plesio.runtime.fragments import Layout, pack_state, unpack_state
@@ -103,3 +103,18 @@ def test_a_resumed_run_gives_what_learners_had_until_its_next_round() -> None:
     assert torch.equal(unpack_state(after.dense())[1], before.shadow)
     _, sent = merged(after, pushes("int8"), DiLoCo(every=4))
     assert torch.equal(unpack_state(after.dense())[1], sent)
+
+
+@pytest.mark.parametrize("downlink", ["int4", "sign", "sr(int4)", "sr(sign)", "randomk(1/4)", "int4+zstd"])
+def test_learners_keep_up_with_the_server_s_model(downlink: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    state = OuterState(downlink)
+    state.load(pack_state(Layout(["w"], [(3000,)], torch.float32), torch.zeros(3000), {}))
+    learner = torch.zeros(3000)
+    for _ in range(60):
+        state.theta += torch.randn(3000, generator=draw)
+        kind, data = state._send_change()
+        assert kind == "delta"
+        accumulate(Packet.from_bytes(data), learner, 1.0)
+        assert torch.equal(learner, state.shadow)
+    assert float((state.theta - learner).norm()) < 3 * 3000**0.5, "some steps' worth"

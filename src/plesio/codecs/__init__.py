@@ -2,8 +2,9 @@
 
 packets: what travels. base: the contract. reading: the receiver; merging: of several packets at once. blocks: what
 quantisers share, kernels, sumkernels: their compiled loops. picks: what those share that send only some values. compose:
-chains and error feedback. pieces: packets of packets. lossless: zstd. roles: a codec for each kind of parameter. adaptive:
-by the link. text: codecs by name. Each other file is one registered codec, or a few. docs/codecs.md: how to write one.
+chains and error feedback. stochastic: rounding by chance; noise, chance and noisekernels: how. states: what feedback keeps,
+as named tensors. pieces: packets of packets. lossless: zstd. roles: a codec for each kind of parameter. adaptive: by the
+link. text: codecs by name. Each other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """
 
 from plesio.codecs.adaptive import Adaptive, Link, told
@@ -14,6 +15,8 @@ from plesio.codecs.merging import merged
 from plesio.codecs.packets import Packet, dtype_of
 from plesio.codecs.reading import accumulate, decode, is_finite
 from plesio.codecs.roles import ByRole, bound, for_parameter
+from plesio.codecs.states import load_state, save_state
+from plesio.codecs.stochastic import Stochastic
 from plesio.codecs.text import parse
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "Link",
     "Packet",
     "Stage",
+    "Stochastic",
     "Zstd",
     "accumulate",
     "bound",
@@ -32,8 +36,10 @@ __all__ = [
     "dtype_of",
     "for_parameter",
     "is_finite",
+    "load_state",
     "merged",
     "parse",
+    "save_state",
     "told",
     "with_feedback",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,10 +43,12 @@ class Link(NamedTuple):
     window_s: float
 
 
-class Choice(NamedTuple):
-    """State: the link, if known, and the rung that was taken last."""
+@dataclass(frozen=True)
+class Choice:
+    """State: what is known of the link, 0 where nothing is, and the rung that was taken last."""
 
-    link: Link | None = None
+    bytes_per_s: float = 0.0
+    window_s: float = 0.0
     rung: int = FIRST
 
 
@@ -78,6 +80,10 @@ class Adaptive:
         """No rung does."""
         return False
 
+    def under_feedback(self) -> Codec:
+        """See Codec.under_feedback."""
+        return self
+
     def init(self, like: Tensor) -> Choice:
         """See Codec.init."""
         return Choice()
@@ -90,7 +96,7 @@ class Adaptive:
         while rung and relative_error(LADDER[rung], sample) > self.budget:
             rung -= 1
         packet, _ = LADDER[rung].encode(tensor, LADDER[rung].init(tensor))
-        return packet, Choice(state.link, rung)
+        return packet, replace(state, rung=rung)
 
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """See Codec.wire_bytes."""
@@ -99,9 +105,9 @@ class Adaptive:
 
 def fitting(sizes_bytes: Sequence[int], state: Choice) -> int:
     """The first of the sizes, from the largest to the smallest, that the link has time for; else the last."""
-    if state.link is None:
+    if not state.bytes_per_s:
         return state.rung
-    room = state.link.bytes_per_s * state.link.window_s * SHARE
+    room = state.bytes_per_s * state.window_s * SHARE
     for rung, size in enumerate(sizes_bytes):
         if size <= (room if rung >= state.rung else CLIMB * room):
             return rung
@@ -125,12 +131,12 @@ def relative_error(codec: Codec, sample: Tensor) -> float:
     return float((back - exact).square().sum()) / energy if energy else 0.0
 
 
-def told(codec: Codec, state: object, link: Link) -> object:
+def told(codec: Codec, state: Any, link: Link) -> Any:
     """The codec's state, once it knows of the link; what does not adapt keeps its own."""
     if isinstance(codec, ErrorFeedback):
-        return replace(state, inner=told(codec.codec, state.inner, link))  # type: ignore[type-var, attr-defined]
+        return replace(state, inner=told(codec.codec, state.inner, link))
     if isinstance(codec, Zstd):
         return told(codec.codec, state, link)
     if isinstance(codec, Bound):
-        return tuple(told(own, each, link) for (own, _), each in zip(codec.parts, state, strict=True))  # type: ignore[call-overload]
-    return Choice(link, state.rung) if isinstance(codec, Adaptive) and isinstance(state, Choice) else state
+        return tuple(told(own, each, link) for (own, _), each in zip(codec.parts, state, strict=True))
+    return replace(state, **link._asdict()) if isinstance(codec, Adaptive) else state

@@ -34,8 +34,15 @@ class Codec(Protocol):
     def by_shape(self) -> bool:
         """Does it make of a matrix something else than of its values in a row?"""
 
+    def under_feedback(self) -> Codec:
+        """The codec to use where feedback keeps what it loses: that must not be more than it is given, or it would grow."""
+
     def init(self, like: Tensor) -> Any:
-        """The state before the first tensor. like: any shape. None for a stateless codec."""
+        """The state before the first tensor. like: any shape. None for a stateless codec.
+
+        Tensors, whole numbers and fractions, in tuples and frozen dataclasses; later states are of the same form, so that
+        states.load_state knows what it reads.
+        """
 
     def encode(self, tensor: Tensor, state: Any) -> tuple[Packet, Any]:
         """The packet and the next state; tensor (any shape, strides, device) and state stay as they were.
@@ -100,6 +107,10 @@ class Stage:
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """See Codec.wire_bytes."""
         return packet_bytes(completed([self]), shape, dtype)
+
+    def under_feedback(self) -> Stage:
+        """See Codec.under_feedback."""
+        return self
 
     # -- as the end of a chain
 

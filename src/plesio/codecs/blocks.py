@@ -96,6 +96,9 @@ class Blocks(Stage, ABC):
         """Fills head: (head_bytes,) uint8. The next state."""
         return None
 
+    def widen(self, head: Tensor) -> None:
+        """For stochastic rounding: moves the outer levels that head holds as far out as a block's largest magnitude."""
+
     # -- what all do
 
     def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:

@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fitted:
-    """levels: (16,) float32. error: see distortion, of what they were fitted on."""
+    """levels: (16,) float32. error: see distortion, of what they were fitted on; -1: of nothing yet."""
 
     levels: Tensor
     error: float
@@ -66,15 +66,22 @@ class Codebook(Blocks):
     def __repr__(self) -> str:
         return f"codebook({self.size})" if self == Codebook(self.size) else f"codebook({self.size}, {self.block})"
 
+    def init(self, like: Tensor) -> Fitted:
+        """What the first fit begins with."""
+        return Fitted(torch.tensor(NORMAL), -1.0)
+
     def prepare(self, flat: Tensor, head: Tensor, state: Fitted | None) -> Fitted:
         """See Blocks.prepare. What was fitted stays as long as it fits."""
-        sample = _sample(flat, self.block)
-        if state is not None and distortion(sample, state.levels) <= DRIFT * state.error:
-            fitted = state
-        else:
-            fitted = lloyd(sample, torch.tensor(NORMAL) if state is None else state.levels)
+        sample, fitted = _sample(flat, self.block), state or self.init(flat)
+        if distortion(sample, fitted.levels) > DRIFT * fitted.error:
+            fitted = lloyd(sample, fitted.levels)
         head.copy_(fitted.levels.view(torch.uint8))
         return fitted
+
+    def widen(self, head: Tensor) -> None:
+        """See Blocks.widen."""
+        head[:4].view(torch.float32).fill_(-1)
+        head[-4:].view(torch.float32).fill_(1)
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""

@@ -54,6 +54,10 @@ class Chain:
         """See Codec.by_shape."""
         return any(link.by_shape for link in self.links)
 
+    def under_feedback(self) -> Chain:
+        """See Codec.under_feedback."""
+        return Chain(*(link.under_feedback() for link in self.links))
+
     def init(self, like: Tensor) -> tuple[Any, ...]:
         """One state a link."""
         states = []
@@ -91,6 +95,7 @@ class ErrorFeedback:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "codec", self.codec.under_feedback())
         if not 0 <= self.decay <= 1:
             raise UserError(f"the decay of error feedback is between 0 and 1, not {self.decay}")
 
@@ -111,6 +116,10 @@ class ErrorFeedback:
     def by_shape(self) -> bool:
         """See Codec.by_shape."""
         return self.codec.by_shape
+
+    def under_feedback(self) -> Codec:
+        """What it has inside is that already."""
+        return self
 
     def init(self, like: Tensor) -> FeedbackState:
         """A residual of zeros. like: any shape; half precision gets a float32 residual."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ class Zstd:
     def by_shape(self) -> bool:
         """See Codec.by_shape."""
         return self.codec.by_shape
+
+    def under_feedback(self) -> Codec:
+        """See Codec.under_feedback."""
+        return replace(self, codec=self.codec.under_feedback())
 
     def init(self, like: Tensor) -> Any:
         """See Codec.init."""

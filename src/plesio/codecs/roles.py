@@ -72,6 +72,10 @@ class ByRole:
         """It does."""
         return True
 
+    def under_feedback(self) -> Codec:
+        """See Codec.under_feedback."""
+        return ByRole(*(codec.under_feedback() for codec in (self.norms, self.embeddings, self.rest)))
+
     def init(self, like: Tensor) -> Any:
         """See Codec.init."""
         return self.of("", like.shape).init(like)
@@ -132,6 +136,10 @@ class Bound:
     def by_shape(self) -> bool:
         """It takes vectors only."""
         return False
+
+    def under_feedback(self) -> Codec:
+        """See Codec.under_feedback."""
+        return Bound(self.codec.under_feedback(), tuple((codec.under_feedback(), shape) for codec, shape in self.parts))
 
     def init(self, like: Tensor) -> tuple[Any, ...]:
         """See Codec.init."""

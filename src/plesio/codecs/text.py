@@ -1,4 +1,4 @@
-"""Codecs as text, for the command line and the journal: "none", "int8(128)", "topk(1/64)+int4", "ef(int8, 0.9)".
+"""Codecs as text, for the command line and the journal: "none", "int8(128)", "topk(1/64)+sr(int4)", "ef(int8, 0.9)".
 
 `repr` of a codec is its text. It is not a language: names come from the registry, arguments are numbers, or codecs of
 what is made of codecs.
@@ -17,6 +17,7 @@ from plesio.codecs.base import Codec, Stage
 from plesio.codecs.compose import Chain, ErrorFeedback
 from plesio.codecs.lossless import Zstd
 from plesio.codecs.roles import ROLES, ByRole
+from plesio.codecs.stochastic import Stochastic
 from plesio.errors import UserError
 
 _TERM = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.ASCII | re.DOTALL)
@@ -66,8 +67,13 @@ _COMPOSED: dict[str, Callable[[str, list[str]], Codec]] = {
 
 def _stage(term: str) -> Stage:
     name, inner = _parts(term)
+    if name == "sr":
+        quantiser, *seed = _split(inner, ",")
+        if len(seed) > 1:
+            raise UserError(f"codec {term!r} has too many arguments; write sr(quantiser) or sr(quantiser, seed)")
+        return Stochastic(_stage(quantiser), _number(seed[0], term, int) if seed else 0)
     if name in _COMPOSED or not name:
-        raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), a+b, or ef(a+b)")
+        raise UserError(f"codec {term!r} cannot be read here; write a name, name(number), sr(name), a+b, or ef(a+b)")
     kind = registry.load(registry.CODECS, "codec", name)
     arguments = [_number(a, term, _whole_or_part) for a in inner.split(",")] if inner else []
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from plesio import codecs
 from plesio.codecs.packets import Packet
+from plesio.codecs.states import holds_back
 from plesio.errors import CodecError
 from plesio.records import Contribution, Version
 from plesio.runtime import buffers
@@ -80,17 +82,18 @@ class Coding:
         for seq in seqs:
             self.packets.pop(seq, None)
 
-    def drop_feedback(self) -> None:
-        """After what is under way: the residual is of something else than what follows."""
-        self._worker.submit(self._drop_state)
+    def drop_feedback(self, why: str) -> None:
+        """After what is under way, out loud: the residual is of something else than what follows."""
+        self._worker.submit(self._drop_state, why)
 
-    def start_anew(self) -> None:
-        """Nothing that was encoded counts any more."""
+    def start_anew(self) -> bool:
+        """Nothing that was encoded counts any more. Had feedback kept something?"""
         self.wait()
-        self.state = None
+        kept, self.state = holds_back(self.state), None
         self.packets.clear()
         with self._lock:
             self._newest = None
+        return kept
 
     def wait(self) -> None:
         """Returns when the thread has done all that it was given."""
@@ -144,7 +147,10 @@ class Coding:
                 self._newest = None
         return newest.made, newest.value
 
-    def _drop_state(self) -> None:
+    def _drop_state(self, why: str) -> None:
+        if holds_back(self.state):
+            name = self.link.identity.name
+            print(f"plesio: {name}: what feedback kept is dropped: {why}", file=sys.stderr, flush=True)
         self.state = None
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:

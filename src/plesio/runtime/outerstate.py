@@ -168,10 +168,10 @@ class OuterState:
             self.shadow = self.theta
             packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
             return "params", packet.to_bytes()
-        change = self.theta - self.shadow
+        change, codec = self.theta - self.shadow, self.codec.under_feedback()
         if self._change_state is None:
-            self._change_state = self.codec.init(change)
-        packet, self._change_state = self.codec.encode(change, self._change_state)
+            self._change_state = codec.init(change)
+        packet, self._change_state = codec.encode(change, self._change_state)
         codecs.accumulate(packet, self.shadow, 1.0)
         return "delta", packet.to_bytes()
 

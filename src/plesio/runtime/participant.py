@@ -203,9 +203,9 @@ class Participant:
             self.released = True
             return
         lost = self.book.unsent.steps + sum(w.steps for w in self.book.in_flight.values())
-        print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps dropped", file=sys.stderr, flush=True)
+        kept = " and what feedback kept of earlier ones" if self.coding.start_anew() else ""
+        print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps{kept} dropped", file=sys.stderr, flush=True)
         self.rejoins += 1
-        self.coding.start_anew()
         self.units.clear()
         self.waiting_for, self.nothing_left = None, False
         self.request = 0
@@ -264,7 +264,7 @@ class Participant:
             self.replica.give_back(self.coding.packets[seq] for seq in order.back)
         self._forget([*order.back, *order.settled])
         if order.rolled_back and not order.keep:
-            self.coding.drop_feedback()
+            self.coding.drop_feedback("what it was kept of is rolled back")
         _, flat, tensors = value
         if order.keep:
             self.replica.move_to(flat, tensors)
@@ -281,7 +281,7 @@ class Participant:
         """The base is this version now; are the next rounds of another kind?"""
         self.link.identity.base = version
         if self.replica.enter(self.arrivals.strategy().kind):
-            self.coding.drop_feedback()  # the residual of gradients is no residual of deltas
+            self.coding.drop_feedback("the next rounds are of another kind")  # gradients are no deltas
 
     def _forget(self, seqs: list[int]) -> None:
         self.coding.forget(seqs)

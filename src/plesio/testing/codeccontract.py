@@ -1,7 +1,7 @@
 """What every codec promises, as one call: `codec_contract(MyCodec())` in a test of whoever writes one.
 
 Each check is a function of its own, with what it holds against what; they raise AssertionError. What a codec loses is its
-own affair: its own tests say how much. Here: it never makes things worse than sending nothing.
+own affair: its own tests say how much. Here: where feedback keeps what is lost, it is never worse than sending nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, decode, dtype_of, merged, parse
+from plesio.codecs import (
+    Codec,
+    ErrorFeedback,
+    Packet,
+    accumulate,
+    decode,
+    dtype_of,
+    load_state,
+    merged,
+    parse,
+    save_state,
+)
 from plesio.errors import CodecError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -56,6 +67,12 @@ def energy(tensor: Tensor) -> float:
     return float(tensor.double().square().sum())
 
 
+def lost(codec: Codec, tensor: Tensor, unit: float = 1.0) -> float:
+    """The energy, in units, of what its first packet under feedback does not carry."""
+    back = decode(sent(codec.under_feedback(), tensor))
+    return energy((back.double() - tensor.double()) / unit)
+
+
 def every_shape_and_dtype_comes_back_in_the_promised_length(codec: Codec) -> None:
     """... and is no further away than nothing; what was encoded stays as it was."""
     for dtype in DTYPES:
@@ -69,8 +86,7 @@ def every_shape_and_dtype_comes_back_in_the_promised_length(codec: Codec) -> Non
             back = decode(packet)
             assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape), f"{where}: what comes back"
             slack = 1 + 1e-3 if dtype in (torch.bfloat16, torch.float16) else 1 + 1e-6
-            lost, all_of_it = energy(back.double() - tensor.double()), energy(tensor)
-            assert lost <= all_of_it * slack + 1e-60, f"{where}: it is worse than nothing"
+            assert lost(codec, tensor) <= energy(tensor) * slack + 1e-60, f"{where}: it is worse than nothing"
             assert torch.equal(tensor, before), f"{where}: encode changed its argument"
 
 
@@ -122,7 +138,7 @@ def nan_and_inf_pass_through_or_are_refused(codec: Codec) -> None:
         except CodecError:
             continue
         assert bool(back.isfinite().all()), f"{codec!r}: {top} became infinite"
-        assert energy((back - tensor).double() / top) <= energy(tensor.double() / top) * (1 + 1e-6), f"{codec!r}: {top}"
+        assert lost(codec, tensor, top) <= energy(tensor.double() / top) * (1 + 1e-6), f"{codec!r}: {top}"
     try:
         sent(codec, torch.arange(3))
     except CodecError:
@@ -136,6 +152,16 @@ def a_state_is_never_changed(codec: Codec) -> None:
     _, state = codec.encode(tensor, codec.init(tensor))
     first, again = (codec.encode(2 * tensor, state)[0].to_bytes() for _ in range(2))
     assert first == again, f"{codec!r}: encoding changed the state it was given"
+
+
+def a_saved_state_goes_on(codec: Codec) -> None:
+    """What is encoded from it is the same to the byte: `init` has the form of all states."""
+    draw = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(50, 100, generator=draw) for _ in range(2))
+    _, state = codec.encode(first, codec.init(first))
+    loaded = load_state(codec, first, save_state(codec, state))
+    went, again = (codec.encode(second, each)[0].to_bytes() for each in (state, loaded))
+    assert went == again, f"{codec!r}: it goes on otherwise from a state that was saved and loaded"
 
 
 def what_was_sent_and_the_residual_are_what_came_in(codec: Codec) -> None:
@@ -185,6 +211,7 @@ CHECKS: tuple[Callable[[Codec], None], ...] = (
     merging_is_adding,
     nan_and_inf_pass_through_or_are_refused,
     a_state_is_never_changed,
+    a_saved_state_goes_on,
     what_was_sent_and_the_residual_are_what_came_in,
     changed_bytes_are_refused_or_read,
     its_text_names_it,

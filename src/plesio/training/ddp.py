@@ -4,13 +4,14 @@ Each parameter has a state of its own, kept by the parameter: DDP makes other bu
 nothing is lost then. PowerSGD averages its factors over all ranks, two all-reduces a bucket; every other codec's packets
 are gathered by all, and what they decode to is averaged in the order of the ranks, so that all ranks have the same bits.
 A gradient that a codec cannot carry (NaN, Inf) becomes NaN on all ranks, as it would without a hook, and no state knows
-of it. Values are taken as they lie in the bucket: those of a transposed parameter are another matrix for PowerSGD. States
-are not checkpointed: who starts anew loses what feedback still kept.
+of it. Values are taken as they lie in the bucket: those of a transposed parameter are another matrix for PowerSGD. What
+feedback keeps is each rank's own: `hook.state_dict(model)` goes into that rank's checkpoint.
 """
 # Annotations are not strings here: DDP compares a hook's with its classes.
 
 import functools
-from collections.abc import Callable, Generator, MutableMapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +19,62 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import WeakIdKeyDictionary
 
-from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, parse, with_feedback
+from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, load_state, parse, save_state, with_feedback
 from plesio.codecs.compose import FeedbackState
 from plesio.codecs.powersgd import PowerSGD
 from plesio.errors import CodecError
 
 REFUSED = bytes(4)  # where a packet has the length of its header, which is never 0
 
-Hook = Callable[[dist.ProcessGroup | None, GradBucket], Future[Tensor]]
 Rounds = Generator[Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None]]
+
+
+class Hook(ABC):
+    """What DDP calls with each bucket. Owns the codec's states, one a parameter."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.states: MutableMapping[Tensor, Any] = WeakIdKeyDictionary()
+        self.__name__ = self.__qualname__ = "ddp_hook"  # DDP asks for both
+
+    @abstractmethod
+    def __call__(self, state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+        """The bucket's averaged gradients, in its buffer."""
+
+    def state_dict(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        """What this rank's codec remembers, by names of the model's parameters. model: under DDP, or the one in it."""
+        return {
+            f"{name}/{part}": tensor
+            for name, parameter in _named(model).items()
+            if parameter in self.states
+            for part, tensor in save_state(self.codec, self.states[parameter]).items()
+        }
+
+    def load_state_dict(self, model: torch.nn.Module, saved: Mapping[str, Tensor]) -> None:
+        """Goes on from what the same rank saved. CodecError, and no change, for that of another codec or model."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in saved.items():
+            name, _, part = key.rpartition("/")
+            parts.setdefault(name, {})[part] = tensor
+        parameters = _named(model)
+        if unknown := sorted({*parts} - {*parameters}):
+            raise CodecError(f"ddp_hook was given states of {unknown}, which the model has not; load what it saved itself")
+        loaded = {name: self._loaded(name, parameters[name], each) for name, each in parts.items()}
+        self.states.clear()
+        self.states.update((parameters[name], state) for name, state in loaded.items())
+
+    def _loaded(self, name: str, parameter: Tensor, parts: Mapping[str, Tensor]) -> Any:
+        try:
+            return load_state(self.codec, parameter.detach(), parts)
+        except CodecError as error:
+            raise CodecError(f"of the parameter {name!r}: {error}") from error
+
+
+def _named(model: torch.nn.Module) -> dict[str, Tensor]:
+    return dict((model.module if isinstance(model, DistributedDataParallel) else model).named_parameters())
 
 
 def ddp_hook(codec: Codec | str) -> Hook:
@@ -38,18 +84,14 @@ def ddp_hook(codec: Codec | str) -> Hook:
     """
     whole = with_feedback(parse(codec) if isinstance(codec, str) else codec)
     if isinstance(whole, ErrorFeedback) and isinstance(whole.codec, PowerSGD):
-        return AveragedFactors(whole.codec, whole.decay).hook
-    return GatheredPackets(whole).hook
+        return AveragedFactors(whole, whole.codec)
+    return GatheredPackets(whole)
 
 
-class GatheredPackets:
-    """Packets of all ranks at all ranks. Owns the codec's states."""
+class GatheredPackets(Hook):
+    """Packets of all ranks at all ranks."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
-        self.states: MutableMapping[Tensor, Any] = WeakIdKeyDictionary()
-
-    def hook(self, state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    def __call__(self, state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
         """The bucket's averaged gradients, in its buffer. Encodes at once; decodes when all packets are there."""
         group, buffer, gradients = _group(state), bucket.buffer(), bucket.gradients()
         sizes = [self.codec.wire_bytes(each.shape, each.dtype) for each in gradients]
@@ -96,19 +138,19 @@ def _average(gradient: Tensor, packets: Sequence[memoryview]) -> bool:
     return True
 
 
-class AveragedFactors:
+class AveragedFactors(Hook):
     """PowerSGD's collective form under feedback: a rank keeps what of its own the common factors do not span."""
 
-    def __init__(self, codec: PowerSGD, decay: float) -> None:
-        self.codec, self.decay = codec, decay
-        self.states: MutableMapping[Tensor, FeedbackState] = WeakIdKeyDictionary()
+    def __init__(self, codec: ErrorFeedback, power: PowerSGD) -> None:
+        super().__init__(codec)
+        self.power, self.decay = power, codec.decay
 
-    def hook(self, state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    def __call__(self, state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
         """The bucket's averaged gradients, in its buffer. It waits: rounds that overlap would mix up on some backends."""
         parameters, gradients = bucket.parameters(), bucket.gradients()
         states = [self._state(*each) for each in zip(parameters, gradients, strict=True)]
         carried = [torch.add(g, s.residual, alpha=self.decay) for g, s in zip(gradients, states, strict=True)]
-        rounds = [self.codec.rounds(c, s.inner) for c, s in zip(carried, states, strict=True)]
+        rounds = [self.power.rounds(c, s.inner) for c, s in zip(carried, states, strict=True)]
         results = in_step(rounds, functools.partial(_all_averaged, group=_group(state)))
         for parameter, gradient, came, (mean, own, inner) in zip(parameters, gradients, carried, results, strict=True):
             if bool(mean.isfinite().all()):
@@ -121,7 +163,8 @@ class AveragedFactors:
         return future
 
     def _state(self, parameter: Tensor, gradient: Tensor) -> FeedbackState:
-        return self.states.get(parameter) or ErrorFeedback(self.codec).init(gradient)
+        found: FeedbackState = self.states.get(parameter) or self.codec.init(gradient)
+        return found
 
 
 def in_step(rounds: Sequence[Rounds], averaged: Callable[[list[Tensor]], list[Tensor]]) -> list[Any]:
