@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.blocks import TINY, Blocks, largest
+from plesio.codecs.blocks import TINY, Blocks, divided, largest
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
@@ -32,7 +32,7 @@ class Int8(Blocks):
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""
-        scales = largest(rows) / LEVELS
+        scales = divided(largest(rows), LEVELS)
         scales.view(torch.int32).bitwise_and_(SCALE_BITS)
         finite = scales.isfinite()
         scales = torch.where(finite, scales.clamp(min=TINY), scales)

@@ -23,6 +23,7 @@ class Sign(Blocks):
     block: int = 1024
     name: ClassVar[str] = "sign"
     bits: ClassVar[int] = 1
+    rule: ClassVar[str] = "signs"
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise. Sums are of float64, so that their order does not show in 16 bits."""
