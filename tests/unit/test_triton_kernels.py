@@ -51,6 +51,7 @@ def samples() -> Iterator[Tensor]:
     yield from (normal, ties, normal * 1e-41, normal * 1e-37, normal**5, large, 0 * normal)
     yield from (normal[:1], normal[:8], normal[:4096], normal[::3], normal.half(), normal.bfloat16())
     yield normal.double() * 1e-30
+    yield torch.where(torch.arange(8192) % 4000 == 0, 1e-45, 0.0)
 
 
 @pytest.mark.parametrize("text", TEXTS)

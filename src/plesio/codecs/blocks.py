@@ -152,7 +152,7 @@ class Blocks(Stage, ABC):
                 raise self._refusal()
             exact = found.cpu().numpy()
             scales[:] = exact if self.wide else exact.view(np.uint32) >> 16
-            codes = pack(codes.cpu(), self.bits)
+            codes = pack(codes, self.bits).cpu()
         if codes.data_ptr() != sent.data_ptr():
             sent.copy_(codes[: len(sent)])
 
