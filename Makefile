@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
+.PHONY: setup demo test test-slow test-network test-gpu fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -27,6 +27,12 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
+
+# on a machine with a CUDA device; PYTEST= that of a torch built for it: what setup installs is built for CPUs
+test-gpu: PYTEST ?= $(BIN)/pytest
+test-gpu:
+	$(PYTEST) -m gpu
+	$(PYTEST) tests/unit/test_triton_kernels.py
 
 # a million inputs for what reads the network, and a million for what reads packets
 fuzz: setup
