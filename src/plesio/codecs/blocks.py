@@ -176,7 +176,7 @@ class Blocks(Stage, ABC):
     def read_into(self, payload: Payload, out: Tensor) -> None:
         """See Stage.read_into."""
         if (on_device := self._device_kernels(out)) is not None:
-            on_device.decode(self, payload, self.head_bytes, out, None, self._table(payload))
+            on_device.decode(self, payload, self.head_bytes, out, None, self.table(payload))
         elif out.dtype == torch.float32 and out.device.type == "cpu":
             self._read_rows(payload, out.numel(), 0, out, None)
         else:
@@ -186,7 +186,7 @@ class Blocks(Stage, ABC):
         """See Stage.add_into."""
         on_device, same = self._device_kernels(into), into.dtype == dtype == torch.float32
         if on_device is not None and same:
-            on_device.decode(self, payload, self.head_bytes, into, weight, self._table(payload))
+            on_device.decode(self, payload, self.head_bytes, into, weight, self.table(payload))
         elif on_device is not None:
             values = torch.empty_like(into, dtype=dtype)
             self.read_into(payload, values)
@@ -196,7 +196,7 @@ class Blocks(Stage, ABC):
         else:
             super().add_into(payload, into, weight, dtype)
 
-    def _table(self, payload: Payload) -> Tensor | None:
+    def table(self, payload: Payload) -> Tensor | None:
         """The levels, where codes are nothing else."""
         return self.levels(payload[: self.head_bytes]) if self.rule == "levels" else None
 

@@ -138,12 +138,9 @@ def encode(stage, flat, sent, middles) -> bool:
 
     stage: a Blocks. middles: (15,) int16, for those of levels.
     """
-    made, scales, codes = _room(stage, flat.numel(), flat.device)
+    made = room(stage, flat.numel(), flat.device)
     flag = torch.zeros(1, dtype=torch.int32, device=flat.device)
-    between = flag if middles is None else middles.to(flat.device)
-    most = largest_scale(1 if stage.rule != "multiples" else (1 << (stage.bits - 1)) - 1)
-    places = (flat.contiguous(), scales, codes, flag, between, flat.numel(), len(codes))
-    _launch(encode_blocks, stage, flat, (*places, stage.rule, stage.bits, stage.wide, most))
+    to_room(stage, flat, made, flag, flag if middles is None else middles.to(flat.device))
     if int(flag):  # the host waits here, for all of it
         return False
     sent.copy_(made)
@@ -155,21 +152,38 @@ def decode(stage, payload, offset_bytes, out, weight, levels) -> None:
 
     levels: (16,) float32, for those of levels.
     """
-    sent, scales, codes = _room(stage, out.numel(), out.device)
-    staged = torch.empty(len(sent), dtype=torch.uint8, pin_memory=out.is_cuda)
-    sent.copy_(fill(staged, payload, offset_bytes), non_blocking=True)
-    table = scales if levels is None else levels.to(out.device)
+    made = room(stage, out.numel(), out.device)
+    staged = torch.empty(len(made), dtype=torch.uint8, pin_memory=out.is_cuda)
+    made.copy_(fill(staged, payload, offset_bytes), non_blocking=True)
+    from_room(stage, made, out, weight, made if levels is None else levels.to(out.device))
+
+
+def room(stage, numel, device):
+    """(k,) uint8 of the device: for the scales of so many values, and behind them their codes."""
+    split = stage.scale_bytes * -(-numel // stage.block)
+    pad = -split % 16
+    return torch.empty(pad + split + -(-numel * stage.bits // 8), dtype=torch.uint8, device=device)[pad:]
+
+
+def to_room(stage, flat, made, flag, middles) -> None:
+    """Encodes. All are on one device; see encode_blocks."""
+    scales, codes = _parts(stage, made, flat.numel())
+    most = largest_scale(1 if stage.rule != "multiples" else (1 << (stage.bits - 1)) - 1)
+    places = (flat.contiguous(), scales, codes, flag, middles, flat.numel(), len(codes))
+    _launch(encode_blocks, stage, flat, (*places, stage.rule, stage.bits, stage.wide, most))
+
+
+def from_room(stage, made, out, weight, levels) -> None:
+    """Decodes, or adds, where there is a weight. All are on one device; see decode_blocks."""
+    scales, codes = _parts(stage, made, out.numel())
     most = torch.finfo(out.dtype).max if out.dtype.itemsize < 4 else 0.0
-    places = (scales, codes, out, table, 1.0 if weight is None else weight, out.numel(), len(codes))
+    places = (scales, codes, out, levels, 1.0 if weight is None else weight, out.numel(), len(codes))
     _launch(decode_blocks, stage, out, (*places, stage.rule, stage.bits, stage.wide, most, weight is not None))
 
 
-def _room(stage, numel, device):
-    """(all, scales, codes): device memory for both, one behind the other, in all: (k,) uint8."""
+def _parts(stage, made, numel):
     split = stage.scale_bytes * -(-numel // stage.block)
-    pad = -split % 16
-    made = torch.empty(pad + split + -(-numel * stage.bits // 8), dtype=torch.uint8, device=device)[pad:]
-    return made, made[:split].view(torch.int32 if stage.wide else torch.int16), made[split:]
+    return made[:split].view(torch.int32 if stage.wide else torch.int16), made[split:]
 
 
 def _launch(kernel, stage, flat, arguments):
