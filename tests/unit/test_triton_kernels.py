@@ -21,7 +21,7 @@ from plesio.errors import CodecError
 from plesio.testing.codeccontract import CHECKS, changed_bytes_are_refused_or_read, sent
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TEXTS = ("int8", "int8(3)", "int8(1)", "int4", "int4(24)", "nf4", "codebook(16)", "codebook(16, 8)", "sign", "sign(40)")
+TEXTS = ("int8", "int8(3)", "int8(1)", "int4", "int4(24)", "nf4", "codebook(16)", "nf4(8)", "sign", "sign(40)")
 
 
 @pytest.fixture(autouse=True)
