@@ -21,7 +21,19 @@ from plesio.errors import CodecError
 from plesio.testing.codeccontract import CHECKS, changed_bytes_are_refused_or_read, sent
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TEXTS = ("int8", "int8(3)", "int8(1)", "int4", "int4(24)", "nf4", "codebook(16)", "nf4(8)", "sign", "sign(40)")
+TEXTS = (
+    "int8",
+    "int8(3)",
+    "int8(1)",
+    "int8(8000)",
+    "int4",
+    "int4(24)",
+    "nf4",
+    "codebook(16)",
+    "nf4(8)",
+    "sign",
+    "sign(40)",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +116,23 @@ def test_with_kernels_a_codec_keeps_what_it_promises(
     check: Callable[[Codec], None], on_device: Callable[..., Any]
 ) -> None:
     on_device(check, parse("int4"))
+
+
+def test_blocks_too_large_for_a_kernel_are_left_to_torch(on_device: Callable[..., Any]) -> None:
+    tensor = torch.randn(40_000, generator=torch.Generator().manual_seed(2))
+    assert on_device(sent, parse("int4(16384)"), tensor).to_bytes() == sent(parse("int4(16384)"), tensor).to_bytes()
+
+
+def test_without_triton_it_is_said_which_path_codecs_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import plesio.codecs
+
+    monkeypatch.setitem(sys.modules, "plesio.codecs.triton_kernels", None)
+    monkeypatch.delattr(plesio.codecs, "triton_kernels", raising=False)
+    assert blocks.device_kernels.__wrapped__("cuda") is None
+    assert "slower path on GPUs" in capsys.readouterr().err
+    assert blocks.device_kernels.__wrapped__("cpu") is None and not capsys.readouterr().err
 
 
 def test_nothing_is_compiled_that_rounds_another_way_than_a_cpu(tmp_path: Path) -> None:
