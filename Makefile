@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
+.PHONY: setup demo test test-slow test-network test-gpu bench-gpu fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -27,6 +27,15 @@ test: lint
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900
+
+# on a machine with a CUDA device; GPU_PYTHON: one whose torch is built for it (what setup installs is built for CPUs)
+GPU_PYTHON ?= python3
+test-gpu:
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest -m gpu
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/unit/test_triton_kernels.py
+
+bench-gpu:
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/bench_codecs.py --device cuda
 
 # a million inputs for what reads the network, and a million for what reads packets
 fuzz: setup

@@ -2,7 +2,7 @@
 
 Rounds alternate between `plesio bench codecs` and the peers, each of which has an environment of its own. Ratios are of
 medians over rounds. gbps: of bytes read and written, of the tensor and what was made of it. Writes
-benchmarks/results/codecs.json.
+benchmarks/results/codecs.json. With --device cuda only plesio's, on a GPU, into codecs_gpu.json.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ RIVALS = {  # what of theirs does the same as what of ours
 }
 
 
+def told(*words: str) -> dict[str, Any]:
+    """What `plesio bench codecs` says."""
+    command = [sys.executable, "-m", "plesio", "bench", "codecs", *words, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def ours(values: int, threads: int) -> dict[str, dict[str, Any]]:
     """Rows by codec."""
-    words = [sys.executable, "-m", "plesio", "bench", "codecs", "--values", str(values), "--threads", str(threads), "--json"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
-    return {row["codec"]: row for row in json.loads(done.stdout)["rows"]}
+    return {row["codec"]: row for row in told("--values", str(values), "--threads", str(threads))["rows"]}
 
 
 def theirs(peer: str, values: int) -> dict[str, dict[str, Any]]:
@@ -51,19 +57,42 @@ def middle(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]
     """Of each figure of each row the median."""
     return {
         name: {
-            key: round(statistics.median(found[name][key] for found in rounds), 4) if isinstance(value, float) else value
+            key: round(statistics.median(found[name][key] for found in rounds), 4)
+            if isinstance(value, float)
+            else value
             for key, value in row.items()
         }
         for name, row in rounds[0].items()
     }
 
 
+def where() -> dict[str, Any]:
+    """The machine and the commit."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    return {"machine": machine, "commit": git.stdout.strip()}
+
+
+def on_gpu(device: str, values: int, out: Path) -> None:
+    """Writes the one measurement there is."""
+    found = told("--device", device, "--values", str(values))
+    what = "normally distributed float32 on a GPU; ratios: of a copy's bytes a second there; packets are the host's"
+    out.write_text(json.dumps({"what": what, **found, **where()}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--values", type=int, default=1 << 24)
+    parser.add_argument("--values", type=int, help="2^24 on CPUs, 2^28 on a GPU, where less does not fill it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "codecs.json")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    gpu, results = args.device != "cpu", ROOT / "benchmarks" / "results"
+    args.values = args.values or 1 << (28 if gpu else 24)
+    args.out = args.out or results / ("codecs_gpu.json" if gpu else "codecs.json")
+    if gpu:
+        on_gpu(args.device, args.values, args.out)
+        return
     before, one, two, others = os.getloadavg(), [], [], []
     for number in range(args.rounds):
         one.append(ours(args.values, 1))
@@ -73,12 +102,13 @@ def main() -> None:
     rows, peers, both = middle(one), middle(others), middle(two)
     faster = {
         codec: {
-            rival: {way: round(rows[codec][f"{way}_gbps"] / peers[rival][f"{way}_gbps"], 2) for way in ("encode", "decode")}
+            rival: {
+                way: round(rows[codec][f"{way}_gbps"] / peers[rival][f"{way}_gbps"], 2) for way in ("encode", "decode")
+            }
             for rival in rivals
         }
         for codec, rivals in RIVALS.items()
     }
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     result = {
         "what": "normally distributed float32, encoded and decoded, medians of rounds; ratios: of a copy's bytes a second",
         "values": args.values,
@@ -92,8 +122,7 @@ def main() -> None:
         "peers": peers,
         "times_a_peer": faster,
         "load_before_and_after": [before, os.getloadavg()],
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
-        "commit": git.stdout.strip(),
+        **where(),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({"times_a_peer": faster, "two_by_one": result["two_by_one"]}))

@@ -113,3 +113,18 @@ def test_the_bench_says_what_it_measured(typed: Typed) -> None:
     for row in told["rows"]:
         assert row["encode_ratio"] == pytest.approx(row["encode_gbps"] / row["limit_gbps"], rel=0.05)
         assert row["threads"] == 1 and row["bytes_ratio"] > 3 and 0 < row["rel_error"] < 0.5
+
+
+def test_the_bench_measures_kernels_by_themselves_and_names_a_device_that_is_not_there(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plesio.cli import codecbench
+    from plesio.codecs import triton_kernels
+
+    monkeypatch.setattr(codecbench, "device_kernels", lambda kind: triton_kernels)
+    words = ("--values", "65536", "--rounds", "1", "--codec", "codebook(16)", "--codec", "topk")
+    said = typed("bench", "codecs", *words, "--json")
+    by_themselves = {"kernel_encode_ratio", "kernel_decode_ratio"}
+    assert [by_themselves & row.keys() for row in said["rows"]] == [by_themselves, set()] and said["device"] == "cpu"
+    assert "codebook" in typed("bench", "codecs", *words)
+    assert "--device cuda:99 is not there" in typed("bench", "codecs", "--device", "cuda:99", code=2)

@@ -36,9 +36,10 @@ def codecs(
     values: Annotated[int, typer.Option(help="Values of the tensor, float32.", min=1 << 16)] = 1 << 24,
     threads: Annotated[int, typer.Option(help="That a codec may use.", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="Of each; the medians count.", min=1)] = 9,
+    device: Annotated[str, typer.Option(help="Where the tensor is: cpu, cuda or cuda:1.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Encode and decode normally distributed values, in turns with a copy of memory: GB/s, and as a part of that limit."""
     from plesio.cli import codecbench
 
-    codecbench.bench(codec or list(codecbench.ALL), values, threads, rounds, as_json)
+    codecbench.bench(codec or list(codecbench.ALL), values, threads, rounds, device, as_json)

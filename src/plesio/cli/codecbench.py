@@ -13,6 +13,8 @@ from torch import Tensor
 
 from plesio.cli.asking import print_json, show_rows
 from plesio.codecs import decode, parse
+from plesio.codecs.blocks import Blocks, device_kernels
+from plesio.errors import UserError
 from plesio.runtime.hostsettings import usable_cores
 
 ALL = (
@@ -24,9 +26,10 @@ COLUMNS = ("codec", "bits", "rel_error", "encode_gbps", "decode_gbps", "encode_r
 Row = dict[str, Any]
 
 
-def bench(texts: list[str], values: int, threads: int, rounds: int, as_json: bool) -> None:
+def bench(texts: list[str], values: int, threads: int, rounds: int, device: str, as_json: bool) -> None:
     """Prints a row for each codec."""
     codecs = [parse(text) for text in texts]  # all mistakes before the first measurement
+    name = name_of(device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -34,13 +37,25 @@ def bench(texts: list[str], values: int, threads: int, rounds: int, as_json: boo
         for codec in codecs:
             if not as_json:
                 print(f"plesio: measures {codec!r}", file=sys.stderr)
-            rows.append(measure(codec, tensor_of(values), rounds))
+            rows.append(measure(codec, tensor_of(values).to(device), rounds))
     finally:
         torch.set_num_threads(before)
     if as_json:
-        print_json({"values": values, "rounds": rounds, "cores": usable_cores(), "rows": rows})
+        print_json({"values": values, "rounds": rounds, "cores": usable_cores(), "device": name, "rows": rows})
     else:
-        show_rows("rows", rows, tuple(rows[0]), False)
+        show_rows("rows", rows, tuple(dict.fromkeys(key for row in rows for key in row)), False)
+
+
+def name_of(device: str) -> str:
+    """The machine's word for a device, or "cpu". Raises UserError where it is not there."""
+    there = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    if device == "cpu":
+        return device
+    if device not in (*there, *(["cuda"] if there else [])):
+        raise UserError(
+            f"--device {device} is not there: torch {torch.__version__} has {', '.join(['cpu', *there])} here"
+        )
+    return torch.cuda.get_device_name(device)
 
 
 def table(texts: list[str], as_json: bool) -> None:
@@ -67,22 +82,27 @@ def tensor_of(values: int) -> Tensor:
 def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
     """One row. Each round encodes, decodes and copies: limit_gbps is of bytes read and written by a copy of the tensor.
 
-    gbps: likewise, of the tensor and the packet. bytes_ratio: bytes of the tensor by those of the packet.
+    gbps: likewise, of the tensor and the packet, which is in the host's memory also where the tensor is on a GPU.
+    kernel_ratio: what a GPU's kernels reach without it. bytes_ratio: bytes of the tensor by those of the packet.
     """
     state, out, copied = codec.init(tensor), torch.zeros_like(tensor), torch.zeros_like(tensor)
     packet, state = codec.encode(tensor, state)  # loops are compiled, memory is there
     decode(packet, out)
-    size_bytes, took = tensor.numel() * tensor.itemsize, [Clocked(), Clocked(), Clocked()]
+    size_bytes, took = tensor.numel() * tensor.itemsize, [Clocked(tensor.device) for _ in range(5)]
+    there = kernels_of(codec, tensor)
     for _ in range(rounds):
         del packet
         packet = took[0](lambda: codec.encode(tensor, state)[0])
         took[1](lambda: decode(packet, out))  # noqa: B023  called here
         took[2](lambda: copied.copy_(tensor))
+        for clock, call in zip(took[3:], there, strict=False):
+            clock(call)
     traffic_bytes = size_bytes + len(packet.payload)
     encode, decoding = (traffic_bytes / clock.median_s / 1e9 for clock in took[:2])
     limit = 2 * size_bytes / took[2].median_s / 1e9
     error = float((out.double() - tensor).square().sum() / tensor.double().square().sum())
-    return {
+    kernels = [round(traffic_bytes / clock.median_s / 1e9 / limit, 3) for clock in took[3:] if clock.seconds]
+    row = {
         "codec": repr(codec),
         "threads": torch.get_num_threads(),
         "encode_gbps": significant(encode),
@@ -93,6 +113,24 @@ def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
         "bytes_ratio": round(size_bytes / len(packet.to_bytes()), 3),
         "rel_error": significant(error),
     }
+    return row | dict(zip(("kernel_encode_ratio", "kernel_decode_ratio"), kernels, strict=False))
+
+
+def kernels_of(codec: Any, tensor: Tensor) -> tuple[Callable[[], Any], ...]:
+    """What a codec runs on the tensor's device, each way, without what moves packets; nothing where it has no kernels."""
+    found = device_kernels(tensor.device.type) if isinstance(codec, Blocks) else None
+    if found is None:
+        return ()
+    flat, head = tensor.view(-1), torch.empty(codec.head_bytes, dtype=torch.uint8)
+    codec.prepare(flat, head, None)
+    between, levels = codec.between(head), codec.table(head.numpy().data)
+    made, flag = found.room(codec, flat.numel(), flat.device), torch.zeros(1, dtype=torch.int32, device=flat.device)
+    out, middles = torch.empty_like(flat), flag if between is None else between.to(flat.device)
+    table = flag if levels is None else levels.to(flat.device)
+    return (
+        lambda: found.to_room(codec, flat, made, flag, middles),
+        lambda: found.from_room(codec, made, out, None, table),
+    )
 
 
 def significant(number: float) -> float:
@@ -101,16 +139,23 @@ def significant(number: float) -> float:
 
 
 class Clocked:
-    """Calls, and how long each took."""
+    """Calls, and how long each took, until the device is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.seconds: list[float] = []
 
     def __call__(self, work: Callable[[], Any]) -> Any:
+        self._wait()
         began_s = time.perf_counter()
         result = work()
+        self._wait()
         self.seconds.append(time.perf_counter() - began_s)
         return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @property
     def median_s(self) -> float:

@@ -50,12 +50,26 @@ class Arrays:
     many: bool
 
 
+@functools.cache
+def device_kernels(kind: str) -> Any:
+    """The module of kernels for devices of that type; None for those without, and where Triton is missing: said once."""
+    if kind != "cuda":
+        return None
+    try:
+        from plesio.codecs import triton_kernels
+    except ImportError as error:
+        print(f"plesio: codecs take their slower path on GPUs, in torch: {error}; pip install triton", file=sys.stderr)
+        return None
+    return triton_kernels
+
+
 @dataclass(frozen=True, repr=False)
 class Blocks(Stage, ABC):
     """Contract of the quantisers below. block: values a scale; a multiple of 8 where codes have fewer than 8 bits."""
 
     block: int
     bits: ClassVar[int]
+    rule: ClassVar[str] = "multiples"  # of the scale; or the nearest of "levels"; or "signs"
     wide: ClassVar[bool] = False  # are scales float32? Else the upper 16 bits of one
     head_bytes: ClassVar[int] = 0
     always_finite: ClassVar[bool] = True
@@ -92,6 +106,10 @@ class Blocks(Stage, ABC):
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """rows: scales, codes, out; out: (n, block) float32 is set to the values, or weight times them are added."""
 
+    def between(self, head: Tensor) -> Tensor | None:
+        """(15,) int16: between 16 levels, where that is the rule; see nf4.fine_middles."""
+        return None
+
     def prepare(self, flat: Tensor, head: Tensor, state: Any) -> Any:
         """Fills head: (head_bytes,) uint8. The next state."""
         return None
@@ -100,6 +118,11 @@ class Blocks(Stage, ABC):
         """For stochastic rounding: moves the outer levels that head holds as far out as a block's largest magnitude."""
 
     # -- what all do
+
+    @property
+    def scale_bytes(self) -> int:
+        """Of one."""
+        return 4 if self.wide else 2
 
     def payload_bytes(self, numel: int, dtype: torch.dtype) -> int:
         """See Stage.payload_bytes."""
@@ -110,6 +133,10 @@ class Blocks(Stage, ABC):
         numel, split = flat.numel(), self._codes_at(flat.numel())
         head, codes = payload[: self.head_bytes], payload[split:]
         after = self.prepare(flat, head, state)
+        if (on_device := self._device_kernels(flat)) is not None:
+            if not on_device.encode(self, flat, payload[self.head_bytes :], self.between(head)):
+                raise self._refusal()
+            return after
         scales = payload.numpy()[self.head_bytes : split].view(np.float32 if self.wide else np.uint16)
         step = CHUNK // self.block * self.block
         compiled = kernels() if flat.device.type == "cpu" and numel >= FEW else None
@@ -143,9 +170,14 @@ class Blocks(Stage, ABC):
                 raise self._refusal()
             exact = found.cpu().numpy()
             scales[:] = exact if self.wide else exact.view(np.uint32) >> 16
-            codes = pack(codes.cpu(), self.bits)
+            codes = pack(codes, self.bits).cpu()
         if codes.data_ptr() != sent.data_ptr():
             sent.copy_(codes[: len(sent)])
+
+    def _device_kernels(self, flat: Tensor) -> Any:
+        """Of where the tensor is, for blocks of this size; or None."""
+        found = device_kernels(flat.device.type) if flat.numel() else None
+        return found if found is not None and self.block <= found.MAX_BLOCK else None
 
     def _refusal(self) -> CodecError:
         return CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
@@ -161,17 +193,30 @@ class Blocks(Stage, ABC):
 
     def read_into(self, payload: Payload, out: Tensor) -> None:
         """See Stage.read_into."""
-        if out.dtype == torch.float32 and out.device.type == "cpu":
+        if (on_device := self._device_kernels(out)) is not None:
+            on_device.decode(self, payload, self.head_bytes, out, None, self.table(payload))
+        elif out.dtype == torch.float32 and out.device.type == "cpu":
             self._read_rows(self.arrays(payload, out.numel()), 0, out, None)
         else:
             super().read_into(payload, out)
 
     def add_into(self, payload: Payload, into: Tensor, weight: float, dtype: torch.dtype) -> None:
         """See Stage.add_into."""
-        if into.dtype == dtype == torch.float32 and into.device.type == "cpu":
+        on_device, same = self._device_kernels(into), into.dtype == dtype == torch.float32
+        if on_device is not None and same:
+            on_device.decode(self, payload, self.head_bytes, into, weight, self.table(payload))
+        elif on_device is not None:
+            values = torch.empty_like(into, dtype=dtype)
+            self.read_into(payload, values)
+            into.add_(values, alpha=weight)
+        elif same and into.device.type == "cpu":
             self._read_rows(self.arrays(payload, into.numel()), 0, into, weight)
         else:
             super().add_into(payload, into, weight, dtype)
+
+    def table(self, payload: Payload) -> Tensor | None:
+        """The levels, where codes are nothing else."""
+        return self.levels(payload[: self.head_bytes]) if self.rule == "levels" else None
 
     def adder(
         self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
@@ -236,13 +281,18 @@ class Blocks(Stage, ABC):
         return torch.from_numpy((raw if self.wide else raw.astype(np.uint32) << 16).view(np.float32))
 
     def _codes_at(self, numel: int) -> int:
-        return self.head_bytes + (4 if self.wide else 2) * -(-numel // self.block)
+        return self.head_bytes + self.scale_bytes * -(-numel // self.block)
 
 
 def largest(rows: Tensor) -> Tensor:
     """(n,): of each row the largest magnitude; NaN and Inf stay what they are."""
     low, high = torch.aminmax(rows, dim=1)
     return torch.maximum(-low, high)
+
+
+def divided(values: Tensor, by: int) -> Tensor:
+    """Rounded correctly on every device: by a number of Python's, CUDA multiplies with its reciprocal instead."""
+    return values / torch.full((), by, dtype=values.dtype, device=values.device)
 
 
 def largest_scale(levels: int) -> int:

@@ -34,10 +34,13 @@ class Cast(Stage):
     def write(self, flat: Tensor, payload: Tensor, state: Any) -> None:
         """See Stage.write. Raises CodecError when a finite value overflows the target."""
         out = payload.view(self.target or flat.dtype)
-        for start in range(0, flat.numel(), CHUNK):
-            part, cast = flat[start : start + CHUNK], out[start : start + CHUNK]
-            cast.copy_(part)
-            if cast.dtype != part.dtype and bool((cast.isinf() != part.to(cast.device).isinf()).any()):
+        step = CHUNK if flat.device.type == "cpu" else max(1, flat.numel())  # of another device: it waits once
+        for start in range(0, flat.numel(), step):
+            part, cast = flat[start : start + step], out[start : start + step]
+            made = cast.copy_(part) if part.device.type == "cpu" else part.to(cast.dtype)
+            if made is not cast:
+                cast.copy_(made)
+            if made.dtype != part.dtype and bool((made.isinf() != part.isinf()).any()):
                 largest = torch.finfo(cast.dtype).max
                 raise CodecError(f"codec {self!r} cannot carry values beyond {largest:.5g}; use 'none'")
 

@@ -49,6 +49,7 @@ class Codebook(Blocks):
     size: int
     name: ClassVar[str] = "codebook"
     bits: ClassVar[int] = 4
+    rule: ClassVar[str] = "levels"
     head_bytes: ClassVar[int] = 64
 
     def __init__(self, size: int = 16, block: int = 64) -> None:
@@ -91,9 +92,13 @@ class Codebook(Blocks):
         """See Blocks.levels."""
         return torch.from_numpy(np.frombuffer(head, np.uint8).copy().view(np.float32))
 
+    def between(self, head: Tensor) -> Tensor:
+        """See Blocks.between."""
+        return fine_middles(head.clone().view(torch.float32))
+
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        between = fine_middles(torch.from_numpy(head.copy().view(np.float32))).numpy()
+        between = self.between(torch.from_numpy(head)).numpy()
         found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], between)
         return found
 

@@ -55,7 +55,7 @@ class Int2(Stage):
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
             scales[start // self.block :][: len(rows)] = pair.cpu().numpy().view(np.uint32) >> 16
             sent = payload[split + start // 4 : split + -(-(start + len(part)) // 4)]
-            sent.copy_(pack(codes.cpu(), 2)[: len(sent)])
+            sent.copy_(pack(codes, 2)[: len(sent)])
 
     def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """See Stage.read."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from plesio.codecs.blocks import Blocks, inverse, largest, rounded
+from plesio.codecs.blocks import Blocks, divided, inverse, largest, rounded
 from plesio.codecs.packets import Payload
 
 LEVELS, OFFSET = 7, 8
@@ -25,7 +25,7 @@ class Int4(Blocks):
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""
         top = largest(rows)
-        scales = rounded(top / LEVELS, top, LEVELS)
+        scales = rounded(divided(top, LEVELS), top, LEVELS)
         return scales, ((rows * inverse(scales)).round_() + OFFSET).to(torch.uint8)
 
     def levels(self, head: Payload) -> Tensor:

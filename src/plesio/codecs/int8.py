@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.base import Adder
-from plesio.codecs.blocks import FEW, TINY, Blocks, kernels, largest
+from plesio.codecs.blocks import FEW, TINY, Blocks, divided, kernels, largest
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
@@ -34,7 +34,7 @@ class Int8(Blocks):
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""
-        scales = largest(rows) / LEVELS
+        scales = divided(largest(rows), LEVELS)
         scales.view(torch.int32).bitwise_and_(SCALE_BITS)
         finite = scales.isfinite()
         scales = torch.where(finite, scales.clamp(min=TINY), scales)

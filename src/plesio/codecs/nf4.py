@@ -30,6 +30,7 @@ class NF4(Blocks):
     block: int = 64
     name: ClassVar[str] = "nf4"
     bits: ClassVar[int] = 4
+    rule: ClassVar[str] = "levels"
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise."""
@@ -39,9 +40,13 @@ class NF4(Blocks):
         """See Blocks.levels."""
         return torch.tensor(LEVELS)
 
+    def between(self, head: Tensor) -> Tensor:
+        """See Blocks.between."""
+        return _middles()
+
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], _middles())
+        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], _middles().numpy())
         return found
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
@@ -68,5 +73,5 @@ def fine_middles(levels: Tensor) -> Tensor:
 
 
 @functools.cache
-def _middles() -> Any:
-    return fine_middles(torch.tensor(LEVELS)).numpy()
+def _middles() -> Tensor:
+    return fine_middles(torch.tensor(LEVELS))

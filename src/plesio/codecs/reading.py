@@ -11,7 +11,7 @@ from plesio.errors import CodecError
 
 
 def decode(packet: Packet, out: Tensor | None = None) -> Tensor:
-    """A CPU tensor of the packet's shape and dtype: a new one, or `out`, contiguous: fresh memory costs more than decoding.
+    """A CPU tensor of the packet's shape and dtype, or `out`, contiguous, of any device: new memory costs time.
 
     Raises CodecError when the packet is inconsistent, or not of the shape and dtype of `out`.
     """

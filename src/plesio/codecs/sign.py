@@ -23,6 +23,7 @@ class Sign(Blocks):
     block: int = 1024
     name: ClassVar[str] = "sign"
     bits: ClassVar[int] = 1
+    rule: ClassVar[str] = "signs"
 
     def quantise(self, rows: Tensor, head: Tensor, short: int) -> tuple[Tensor, Tensor]:
         """See Blocks.quantise. Sums are of float64, so that their order does not show in 16 bits."""
@@ -39,8 +40,8 @@ class Sign(Blocks):
         sums = np.empty(len(rows), np.float64)
         found: int = compiled.spread(compiled.encode_sign, [rows, sums, codes])
         if found == -1:
-            means = (torch.from_numpy(sums) / self._counts(len(rows), short)).float()
-            exact = rounded(means, means, 1).numpy()
+            found_sums = torch.from_numpy(sums)  # of anything but zeros not 0, as a mean may be
+            exact = rounded((found_sums / self._counts(len(rows), short)).float(), found_sums, 1).float().numpy()
             scales[:] = exact.view(np.uint32) >> 16
         return found
 
