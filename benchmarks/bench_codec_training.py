@@ -95,7 +95,9 @@ def compared(rows: list[Row]) -> list[Row]:
                     "held_out": round(statistics.mean(row["held_out"] for row in own.values()), 4),
                     "more_percent": round(statistics.mean(more), 2),
                     "more_percent_by_seed": [round(x, 2) for x in more],
-                    "push_bytes_as_predicted": all(r["push_bytes"] == [r["predicted_push_bytes"]] for r in own.values()),
+                    "push_bytes_as_predicted": all(
+                        r["push_bytes"] == [r["predicted_push_bytes"]] for r in own.values()
+                    ),
                 }
             )
     return found

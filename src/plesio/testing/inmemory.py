@@ -19,6 +19,7 @@ from plesio import codecs
 from plesio.codecs import Packet
 from plesio.core.effects import CloseRound
 from plesio.records import Contribution, Version
+from plesio.runtime.fragments import unpack_state
 from plesio.runtime.outerstate import OuterState
 from plesio.runtime.replica import Replica
 from plesio.strategies.base import Strategy
@@ -91,6 +92,9 @@ def train(
     peers = [Peer(job, number, uplink) for number in range(learners)]
     outer, timeline, course = OuterState(downlink), Timeline(schedule), Course()
     outer.load(peers[0].replica.state()())
+    _, flat, tensors = unpack_state(outer.dense())
+    for peer in peers:
+        peer.replica.load(flat, tensors)
     number = done = 0
     while done < tokens:
         strategy = timeline.at(number + 1)
@@ -111,7 +115,8 @@ def _round(outer: OuterState, peers: Sequence[Peer], strategy: Strategy, number:
     pushes = [peer.work(strategy) for peer in peers]
     tokens = strategy.every * peers[0].job.tokens_a_step
     said = [
-        Contribution("", str(peer.number), 1, number, (Version(1, number - 1),), tokens, strategy.every) for peer in peers
+        Contribution("", str(peer.number), 1, number, (Version(1, number - 1),), tokens, strategy.every)
+        for peer in peers
     ]
     order = CloseRound(Version(1, number), (), weights(strategy.merge, said), len(peers), False, "", "")
     what, data = outer.merge(order, [outer.check(push, b"", b"") for push in pushes], (), strategy)
