@@ -1,9 +1,10 @@
 """What a codec costs in loss: a byte GPT of a million parameters under `decoupled`, two learners, several seeds.
 
-Real replicas, codecs, feedback, merges and outer steps, in one thread (plesio.testing.inmemory). Of one seed all codecs begin
-with the same model and see the same data in the same order; it is the standard library's source text, of which one file in 20
-is held out. Changes go up coded; versions come down as float32, or as --downlink says. Writes
-benchmarks/results/codec_training.json after each run, and keeps the runs in it that were made with the same setting.
+Real replicas, codecs, feedback, merges and outer steps, in one thread (plesio.testing.inmemory). Of one seed all codecs
+begin with the same model and see the same data in the same order: source text of the standard library, of which one file
+in 20 is held out. Changes go up coded; versions come down as float32, or as --downlink says. Writes
+benchmarks/results/codec_training.json after each run, and keeps the runs in it that were made with the same setting, so
+that it may be stopped and called again: for other codecs, strategies and seeds, too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import gpt  # noqa: E402
 
 CODECS = ("none", "topk(1/64)+int2", "sign", "int4", "int8", "nf4", "codebook(16)")
+STRATEGY = "decoupled(every=30)"
 LEARNERS, BATCH, CONTEXT, WIDTH, LAYERS = 2, 8, 64, 192, 2
 HELD_OUT_WINDOWS = 512
 Row = dict[str, Any]
@@ -68,6 +70,7 @@ def measure(codec: str, downlink: str, seed: int, args: argparse.Namespace) -> R
     return {
         "codec": codec,
         "downlink": downlink,
+        "strategy": args.strategy,
         "seed": seed,
         "held_out": course.losses[-1][1],
         "losses": course.losses,
@@ -80,24 +83,30 @@ def measure(codec: str, downlink: str, seed: int, args: argparse.Namespace) -> R
     }
 
 
+def kind(row: Row) -> tuple[str, str, str]:
+    """What tells runs of one seed apart."""
+    return row["codec"], row["downlink"], row["strategy"]
+
+
 def compared(rows: list[Row]) -> list[Row]:
-    """Each codec beside float32 of the same seeds."""
-    plain = {row["seed"]: row["held_out"] for row in rows if (row["codec"], row["downlink"]) == ("none", "none")}
+    """Each kind beside float32 both ways under STRATEGY, of the same seeds."""
+    plain = {row["seed"]: row["held_out"] for row in rows if kind(row) == ("none", "none", STRATEGY)}
     found = []
-    for codec, downlink in dict.fromkeys((row["codec"], row["downlink"]) for row in rows):
-        own = {r["seed"]: r for r in rows if (r["codec"], r["downlink"]) == (codec, downlink) and r["seed"] in plain}
+    for one in dict.fromkeys(map(kind, rows)):
+        own = [row for row in rows if kind(row) == one and row["seed"] in plain]
+        more = [round(100 * (row["held_out"] / plain[row["seed"]] - 1), 2) for row in own]
         if own:
-            more = [100 * (row["held_out"] / plain[seed] - 1) for seed, row in own.items()]
             found.append(
                 {
-                    "codec": codec,
-                    "downlink": downlink,
-                    "held_out": round(statistics.mean(row["held_out"] for row in own.values()), 4),
+                    "codec": one[0],
+                    "downlink": one[1],
+                    "strategy": one[2],
+                    "seeds": [row["seed"] for row in own],
+                    "held_out": round(statistics.mean(row["held_out"] for row in own), 4),
                     "more_percent": round(statistics.mean(more), 2),
-                    "more_percent_by_seed": [round(x, 2) for x in more],
-                    "push_bytes_as_predicted": all(
-                        r["push_bytes"] == [r["predicted_push_bytes"]] for r in own.values()
-                    ),
+                    "more_percent_by_seed": more,
+                    "push_bytes": own[0]["push_bytes"],
+                    "as_predicted": all(row["push_bytes"] == [row["predicted_push_bytes"]] for row in own),
                 }
             )
     return found
@@ -106,29 +115,29 @@ def compared(rows: list[Row]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codecs", default=";".join(CODECS), help="parted by ';'")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0;1;2")
     parser.add_argument("--tokens", type=int, default=1_500_000)
-    parser.add_argument("--strategy", default="decoupled(every=30)")
+    parser.add_argument("--strategy", default=STRATEGY)
     parser.add_argument("--downlink", default="none", help="a codec, or 'same'")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=60, help="steps in which the learning rate rises")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "codec_training.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    setting = {key: getattr(args, key) for key in ("tokens", "strategy", "lr", "warmup")} | {
+    setting = {key: getattr(args, key) for key in ("tokens", "lr", "warmup")} | {
         "learners": LEARNERS, "batch": BATCH, "context": CONTEXT, "width": WIDTH, "layers": LAYERS,
     }  # fmt: skip
     before: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     rows: list[Row] = before["rows"] if before.get("setting") == setting else []
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    for seed in range(args.seeds):
+    for seed in map(int, args.seeds.split(";")):
         for codec in args.codecs.split(";"):
             downlink = codec if args.downlink == "same" else args.downlink
-            if any((row["codec"], row["downlink"], row["seed"]) == (codec, downlink, seed) for row in rows):
+            if any((*kind(row), row["seed"]) == (codec, downlink, args.strategy, seed) for row in rows):
                 continue
             rows.append(measure(codec, downlink, seed, args))
             result = {
-                "what": "held-out loss of a byte GPT in nats per byte; more_percent: than float32 of the same seed",
+                "what": f"held-out loss of a byte GPT, nats per byte; more_percent: than float32 of that seed, {STRATEGY}",
                 "setting": setting,
                 "compared": compared(rows),
                 "rows": rows,
