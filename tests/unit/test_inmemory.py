@@ -62,6 +62,11 @@ def test_every_push_and_every_change_has_the_length_that_its_codec_predicts(text
     assert course.pushes == [predicted] * 16 and course.downs == [predicted] * 8
 
 
+@pytest.mark.parametrize("text", ["int4", "topk(1/16)+int8"])
+def test_feedback_that_was_asked_for_is_the_feedback_that_is_there_anyhow_both_ways(text: str) -> None:
+    assert run(f"ef({text})", f"ef({text})") == run(text, text)
+
+
 def test_int8_ends_where_float32_does_and_a_run_is_the_same_each_time() -> None:
     schedule = Schedule.of(DiLoCo(every=10), Sync(), 20)
     plain, coded, again = (run(codec, codec, schedule, 60) for codec in ("none", "int8", "int8"))

@@ -6,7 +6,7 @@ other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """
 
 from plesio.codecs.base import Codec, Stage
-from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback
+from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback, without_feedback
 from plesio.codecs.packets import Packet, dtype_of
 from plesio.codecs.reading import accumulate, decode, is_finite
 from plesio.codecs.text import parse
@@ -23,4 +23,5 @@ __all__ = [
     "is_finite",
     "parse",
     "with_feedback",
+    "without_feedback",
 ]

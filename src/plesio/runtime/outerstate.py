@@ -149,12 +149,13 @@ class OuterState:
 
         A codec that loses nothing sends theta itself, which is as long and exact.
         """
-        if not self.codec.needs_feedback:
+        codec = codecs.without_feedback(self.codec)
+        if not codec.needs_feedback:
             self.shadow.copy_(self.theta)
-            packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
+            packet, _ = codec.encode(self.theta, codec.init(self.theta))
             return "params", packet.to_bytes()
         change = self.theta - self.shadow
-        packet, _ = self.codec.encode(change, self.codec.init(change))
+        packet, _ = codec.encode(change, codec.init(change))
         codecs.accumulate(packet, self.shadow, 1.0)
         return "delta", packet.to_bytes()
 
