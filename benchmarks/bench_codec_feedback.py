@@ -1,8 +1,8 @@
 """Which codecs go with which outer steps: a linear regression that a round of local steps nearly solves.
 
-What feedback sends later arrives rounds late, and a round here goes so far that late changes overshoot: what holds here holds
-for models that learn less in a round. `decoupled`, H = 30, two learners, in one thread (plesio.testing.inmemory). A codec is
-used on the way up, or on the way down, the other way is float32. Writes benchmarks/results/codec_feedback.json.
+What feedback sends later arrives rounds late, and a round here goes so far that late changes overshoot: a model that
+learns less in a round bears more. `decoupled`, H = 30, two learners, in one thread (plesio.testing.inmemory). A codec is
+used on the way up, or on the way down; the other way is float32. Writes benchmarks/results/codec_feedback.json.
 """
 
 from __future__ import annotations
