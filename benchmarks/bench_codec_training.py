@@ -89,12 +89,12 @@ def kind(row: Row) -> tuple[str, str, str]:
 
 
 def compared(rows: list[Row]) -> list[Row]:
-    """Each kind beside float32 both ways under STRATEGY, of the same seeds."""
-    plain = {row["seed"]: row["held_out"] for row in rows if kind(row) == ("none", "none", STRATEGY)}
+    """Each kind beside float32 both ways under the same strategy, of the same seeds."""
+    plain = {(r["strategy"], r["seed"]): r["held_out"] for r in rows if kind(r)[:2] == ("none", "none")}
     found = []
     for one in dict.fromkeys(map(kind, rows)):
-        own = [row for row in rows if kind(row) == one and row["seed"] in plain]
-        more = [round(100 * (row["held_out"] / plain[row["seed"]] - 1), 2) for row in own]
+        own = [row for row in rows if kind(row) == one and (one[2], row["seed"]) in plain]
+        more = [round(100 * (row["held_out"] / plain[one[2], row["seed"]] - 1), 2) for row in own]
         if own:
             found.append(
                 {
@@ -137,7 +137,7 @@ def main() -> None:
                 continue
             rows.append(measure(codec, downlink, seed, args))
             result = {
-                "what": f"held-out loss of a byte GPT, nats per byte; more_percent: than float32 of that seed, {STRATEGY}",
+                "what": "held-out loss of a byte GPT, nats per byte; more_percent: than float32 of that seed and strategy",
                 "setting": setting,
                 "compared": compared(rows),
                 "rows": rows,
