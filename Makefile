@@ -73,6 +73,7 @@ bench: setup
 	$(BIN)/python benchmarks/bench_map.py --records 1000000
 	$(BIN)/python benchmarks/bench_codecs.py
 	$(BIN)/python benchmarks/bench_aggregate.py
+	$(BIN)/python benchmarks/bench_codec_feedback.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_tls.py
 	.ci/with-namespaces $(BIN)/python benchmarks/bench_slow_link.py
 

@@ -29,7 +29,7 @@ def test_text_names_codecs() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["int8+zstd", "none+zstd(19)", "ef(byrole(embeddings=powersgd(2)+int8, rest=ef(int4, 0.5)), 0.9)", "byrole()",
+    ["int8+zstd", "none+zstd(19)", "ef(byrole(embeddings=powersgd(2)+int8, rest=int4(32)), 0.9)", "byrole()",
      "adaptive(0.05)", "byrole(rest=adaptive+zstd)"],
 )  # fmt: skip
 def test_text_is_what_repr_gives_back(text: str) -> None:
@@ -45,8 +45,8 @@ def test_an_unknown_codec_is_named_with_its_nearest() -> None:
     "text",
     ["", "a(", "int8(0)", "int8(x)", "int8(1,2)", "int8(1000000)", "bf16(3)", "none+", "ef()", "ef",
      "ef(int8,2)", "ef(int8,nan)", "ef(int8,1,1)", "int8+ef(int8)", "ef(int8)+none(3)", "int8)",
-     "ef(int8)+int8", "zstd+int8", "int8+zstd(0)", "int8+zstd(x)", "pieces", "byrole(int8)", "byrole(rest=)",
-     "byrole(heads=int8)",
+     "ef(int8)+int8", "zstd+int8", "ef(int8)+zstd", "int8+zstd(0)", "int8+zstd(x)", "pieces", "byrole(int8)",
+     "byrole(rest=)", "byrole(heads=int8)", "byrole(rest=ef(int8))",
      "byrole(rest=int8, rest=int8)", "adaptive(0)", "adaptive(x)", "adaptive(1, 2)", "adaptive+int8",
      "topk(1/4)+byrole()"],
 )  # fmt: skip

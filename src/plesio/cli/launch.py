@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
+from plesio.cli.coarse import advise
 from plesio.cli.options import read_address
 from plesio.cli.table import LiveTable
 from plesio.core.spec import RunSpec
 from plesio.errors import UserError
-from plesio.registry import CODECS
 from plesio.reporting.events import is_finished
 from plesio.runtime import faults, snapshots
 from plesio.runtime import tensorboard as boards
@@ -52,17 +52,16 @@ def make_spec(
         raise UserError(f"run name {name!r} must be a plain folder name")
     schedule = parse_schedule(strategy, every, start_rounds)
     text = codec or ("none" if schedule.phases[-1].strategy.sends == "gradient" else "int8")
-    if text not in CODECS:  # a name alone is known without torch, which takes a second to import
-        from plesio.codecs import parse
-
-        parse(text)
+    downlink, told = advise(text, schedule)
+    for line in told:
+        print(f"plesio: {line}", file=sys.stderr)
     return RunSpec(
         run=name,
         learners=learners,
         schedule=schedule,
         strategy=strategy,
         uplink=text,
-        downlink=text,
+        downlink=downlink,
         until_tokens=until_tokens,
         epochs=epochs,
         script=str(script.resolve()),

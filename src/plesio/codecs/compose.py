@@ -149,3 +149,8 @@ class ErrorFeedback:
 def with_feedback(codec: Codec) -> Codec:
     """The codec, wrapped in ErrorFeedback when it loses something that nothing keeps yet."""
     return ErrorFeedback(codec) if codec.needs_feedback else codec
+
+
+def without_feedback(codec: Codec) -> Codec:
+    """What is wrapped, for who keeps by himself what it loses; another codec as it is."""
+    return without_feedback(codec.codec) if isinstance(codec, ErrorFeedback) else codec

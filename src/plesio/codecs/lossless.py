@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.base import Codec
+from plesio.codecs.compose import ErrorFeedback
 from plesio.codecs.packets import Packet
 from plesio.codecs.pieces import compressed, packet_of, pieces_of
 from plesio.errors import UserError
@@ -26,6 +27,8 @@ class Zstd:
     level: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.codec, ErrorFeedback):
+            raise UserError(f"codec {self!r} has feedback inside, which goes around: ef(a+zstd)")
         if not 1 <= self.level <= MOST_LEVEL:
             raise UserError(f"codec 'zstd' has levels 1 to {MOST_LEVEL}, not {self.level}")
 

@@ -20,7 +20,7 @@ from plesio.codecs.compose import ErrorFeedback
 from plesio.codecs.lossless import Zstd
 from plesio.codecs.packets import Packet, Shape, header, name_of
 from plesio.codecs.pieces import Pieces, joined_bytes, packet_of, pieces_of
-from plesio.errors import CodecError
+from plesio.errors import CodecError, UserError
 
 EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb\w*)([._]|$)", re.IGNORECASE)
 ROLES = {"norms": "bf16", "embeddings": "int8", "rest": "int4"}  # and their defaults
@@ -45,7 +45,10 @@ class ByRole:
         from plesio.codecs.text import parse  # which reads this one, too
 
         for role, given in zip(ROLES, (norms, embeddings, rest), strict=True):
-            object.__setattr__(self, role, parse(given) if isinstance(given, str) else given)
+            codec = parse(given) if isinstance(given, str) else given
+            if isinstance(codec, ErrorFeedback):
+                raise UserError(f"codec {codec!r} cannot be that of {role}: feedback goes around, ef(byrole(..))")
+            object.__setattr__(self, role, codec)
 
     def __repr__(self) -> str:
         told = {role: repr(getattr(self, role)) for role in ROLES}

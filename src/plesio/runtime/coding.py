@@ -56,7 +56,7 @@ class Coding:
 
     def use(self, text: str, layout: Layout) -> None:
         """This codec, for a model of that layout, with feedback if it loses anything."""
-        self.codec = codecs.with_feedback(codecs.bound(codecs.parse(text), layout.names, layout.shapes))
+        self.codec = codecs.with_feedback(layout.bound(codecs.parse(text)))
 
     def push(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
         """Encodes and sends. value: (n,), handed over."""

@@ -11,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from plesio.codecs import Codec, bound
 from plesio.errors import CodecError, UserError
 
 
@@ -55,6 +56,10 @@ class Layout:
         """The inverse of to_json."""
         raw = json.loads(text)
         return cls(raw["names"], [tuple(s) for s in raw["shapes"]], getattr(torch, raw["dtype"]), raw["buffers"])
+
+    def bound(self, codec: Codec) -> Codec:
+        """The codec for the flat vector of a model of this layout."""
+        return bound(codec, self.names, self.shapes)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """flat: (numel,). Views of it, one per parameter, in its shape."""

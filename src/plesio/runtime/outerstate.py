@@ -31,6 +31,7 @@ class OuterState:
 
     def __init__(self, downlink: str) -> None:
         self.codec = codecs.parse(downlink)
+        self._changes = codecs.without_feedback(self.codec).under_feedback()  # what it loses stays in the difference
         self.layout: Layout | None = None
         self.theta = torch.empty(0)
         self.shadow = torch.empty(0)
@@ -47,13 +48,13 @@ class OuterState:
         """Takes over a state file, or a learner's upload that was checked."""
         self.layout, self.theta, tensors = unpack_state(data)
         self.shadow = tensors.get("shadow", self.theta)
-        if self.codec.needs_feedback:
+        if self._changes.needs_feedback:
             self.shadow = self.shadow.clone()
         self.momentum = tensors.get("momentum", torch.zeros_like(self.theta)).clone()
         self.optimizer = {k: v for k, v in tensors.items() if k.startswith("optim.")}
         self.buffers = {k.removeprefix(buffers.PREFIX): v for k, v in tensors.items() if k.startswith(buffers.PREFIX)}
         self.served = self._feedback = self._change_state = None
-        self.codec = codecs.bound(self.codec, self.layout.names, self.layout.shapes)
+        self.codec, self._changes = map(self.layout.bound, (self.codec, self._changes))
 
     def dump(self) -> bytes:
         """The state file of the newest version."""
@@ -164,14 +165,14 @@ class OuterState:
 
         A codec that loses nothing sends theta itself, which is as long and exact.
         """
-        if not self.codec.needs_feedback:
+        if not self._changes.needs_feedback:
             self.shadow = self.theta
-            packet, _ = self.codec.encode(self.theta, self.codec.init(self.theta))
+            packet, _ = self._changes.encode(self.theta, self._changes.init(self.theta))
             return "params", packet.to_bytes()
-        change, codec = self.theta - self.shadow, self.codec.under_feedback()
+        change = self.theta - self.shadow
         if self._change_state is None:
-            self._change_state = codec.init(change)
-        packet, self._change_state = codec.encode(change, self._change_state)
+            self._change_state = self._changes.init(change)
+        packet, self._change_state = self._changes.encode(change, self._change_state)
         codecs.accumulate(packet, self.shadow, 1.0)
         return "delta", packet.to_bytes()
 
