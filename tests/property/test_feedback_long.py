@@ -11,10 +11,11 @@ from plesio.codecs import ErrorFeedback, decode, parse
 STEPS = 1000
 CHAINS = [
     "topk(1/64)+int2", "topk(1/16)+sr(int4)", "randomk(1/8)+int8", "powersgd(2)+int8", "sr(int2)",
-    "sr(codebook)", "sr(sign)",
+    "sr(codebook)", "sr(sign)", "adaptive", "byrole(rest=powersgd(2)+int8)", "sign+zstd",
 ]  # fmt: skip
 LOSSY = [name for name in sorted(registry.CODECS) if parse(name).needs_feedback]
 TEXTS = [*(f"ef({text})" for text in (*LOSSY, *CHAINS)), "ef(int4, 0.9)", "ef(sr(sign), 0.5)"]
+pytestmark = pytest.mark.slow  # a minute
 
 
 @pytest.mark.parametrize("text", TEXTS)
