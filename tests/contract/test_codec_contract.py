@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plesio import registry
-from plesio.codecs import Codec, Packet, blocks, decode, parse, topk
+from plesio.codecs import Codec, Packet, blocks, decode, int2, parse, topk
 from plesio.codecs.blocks import TINY
 from plesio.testing.codeccontract import CHECKS, DTYPES, sent, tensors
 
@@ -24,8 +24,8 @@ TEXTS = [
     "byrole(norms=none, rest=powersgd(2))", "adaptive", "ef(adaptive(1))", "sr(int4)+zstd",
 ]  # fmt: skip
 COMPILED = (  # what has loops of its own
-    "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8",
-    "sr(int8)", "sr(int8(48), 3)", "sr(int4(32))", "sr(nf4)", "sr(codebook)", "sr(sign)", "ef(sr(sign))", "sr(int2)",
+    "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8", "int2",
+    "sr(int8)", "sr(int8(48), 3)", "sr(int4(32))", "sr(nf4)", "sr(codebook)", "sr(sign)", "ef(sr(sign))", "sr(int2)", "int2(16)",
 )  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
         with monkeypatch.context() as without:
             without.setattr(blocks, "kernels", lambda: None)
             without.setattr(topk, "kernels", lambda: None)
+            without.setattr(int2, "kernels", lambda: None)
             assert sent(parse(text), tensor).to_bytes() == blocks_of["bytes"]
             assert torch.equal(decode(packet), value)
             expected = total + 0.5 * value.float()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.base import CHUNK, Adder, Stage
-from plesio.codecs.blocks import MAX_BLOCK, largest, narrowed, pack, rounded, unpack
+from plesio.codecs.blocks import FEW, MAX_BLOCK, kernels, largest, narrowed, pack, rounded, unpack
 from plesio.codecs.packets import Payload, Shape
 from plesio.errors import CodecError, UserError
 
@@ -46,16 +46,16 @@ class Int2(Stage):
         scales = payload.numpy()[:split].view(np.uint16).reshape(-1, 2)
         for start in range(0, numel, step):
             part = flat[start : start + step].to(torch.float32)
-            count = torch.full((self._blocks(len(part)),), float(self.block), device=part.device)
+            count = torch.full((self._blocks(len(part)),), float(self.block), dtype=torch.float64, device=part.device)
             short = -len(part) % self.block
             count[-1] -= short
             rows = torch.nn.functional.pad(part, (0, short)).view(-1, self.block)
-            pair, codes = _two_means(rows, count)
-            if not bool(pair.isfinite().all()):
+            own = scales[start // self.block :][: len(rows)]
+            codes = (_reference if loops(part) is None else _compiled)(rows, count, own)
+            if codes is None:
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
-            scales[start // self.block :][: len(rows)] = pair.cpu().numpy().view(np.uint32) >> 16
             sent = payload[split + start // 4 : split + -(-(start + len(part)) // 4)]
-            sent.copy_(pack(codes, 2)[: len(sent)])
+            sent.copy_(codes[: len(sent)])
 
     def read(self, payload: Payload, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """See Stage.read."""
@@ -83,9 +83,14 @@ class Int2(Stage):
 
     def _values(self, payload: Payload, pairs: Tensor, start: int, stop: int) -> Tensor:
         """(stop - start,) float32. start: a multiple of block."""
-        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :]
-        codes = unpack(torch.from_numpy(raw[start // 4 : -(-stop // 4)].copy()), 2)[: stop - start]
-        own = pairs[start // self.block : self._blocks(stop)].repeat_interleave(self.block, 0)[: stop - start]
+        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :][start // 4 : -(-stop // 4)]
+        own, values = pairs[start // self.block : self._blocks(stop)], torch.empty(stop - start)
+        compiled, whole = loops(values), (stop - start) // self.block
+        if compiled is not None and whole * self.block == stop - start:
+            compiled.decode(own.numpy(), raw.reshape(whole, -1), values.view(whole, -1).numpy())
+            return values
+        codes = unpack(torch.from_numpy(raw.copy()), 2)[: stop - start]
+        own = own.repeat_interleave(self.block, 0)[: stop - start]
         values = torch.where(codes & 1 == 1, own[:, 1], own[:, 0])
         return torch.where(codes & 2 == 2, values, -values)
 
@@ -101,6 +106,37 @@ class Int2(Stage):
 
     def _blocks(self, numel: int) -> int:
         return -(-numel // self.block)
+
+
+def loops(values: Tensor) -> Any:
+    """The module of compiled loops for these; None where there is none."""
+    if values.device.type != "cpu" or len(values) < FEW or kernels() is None:
+        return None
+    from plesio.codecs import int2kernels
+
+    return int2kernels
+
+
+def _compiled(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:
+    """As _reference, by a compiled loop."""
+    from plesio.codecs import int2kernels
+    from plesio.codecs.kernels import spread
+
+    codes = np.empty((len(rows), rows.shape[1] // 4), np.uint8)
+    given = [rows.contiguous().numpy(), count.numpy(), scales, codes]
+    return torch.from_numpy(codes).view(-1) if spread(int2kernels.encode_int2, given, STEPS) == -1 else None
+
+
+def _reference(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:
+    """The packed codes of rows: (n, block) float32, with `count`, (n,), values each; None where one is not finite.
+
+    Fills scales: (n, 2) uint16, as they are sent.
+    """
+    pair, codes = _two_means(rows, count)
+    if not bool(pair.isfinite().all()):
+        return None
+    scales[:] = pair.cpu().numpy().view(np.uint32) >> 16
+    return pack(codes, 2).cpu()
 
 
 def _two_means(rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
