@@ -25,7 +25,7 @@ TEXTS = [
 ]  # fmt: skip
 COMPILED = (  # what has loops of its own
     "int8", "int8(48)", "int4", "int4(32)", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/2)+int8", "int2",
-    "sr(int8)", "sr(int8(48), 3)", "sr(int4(32))", "sr(nf4)", "sr(codebook)", "sr(sign)", "ef(sr(sign))", "sr(int2)", "int2(16)",
+    "sr(int8)", "sr(int8(48), 3)", "sr(int4(32))", "sr(nf4)", "sr(codebook)", "sr(sign)", "ef(sr(sign))", "sr(int2)",
 )  # fmt: skip
 
 

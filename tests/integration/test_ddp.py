@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from plesio.errors import CodecError, UnknownName
+from plesio.errors import CodecError, UnknownName, UserError
 from plesio.training import ddp_hook
 
 DOCS = Path(__file__).parents[2] / "docs" / "codecs.md"
@@ -208,6 +208,8 @@ def test_a_checkpoint_of_another_codec_or_model_is_refused_and_changes_nothing(a
     assert all(hook.states[parameter] is state for parameter, state in before.items())
 
 
-def test_an_unknown_codec_is_refused_at_once() -> None:
+def test_a_codec_that_is_unknown_or_does_not_fit_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=re.escape("those of ef(int8+zstd) vary")):
+        ddp_hook("int8+zstd")
     with pytest.raises(UnknownName, match="did you mean 'int8'"):
         ddp_hook("int9")

@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from plesio.codecs import Codec, ErrorFeedback, Packet, accumulate, load_state, parse, save_state, with_feedback
 from plesio.codecs.compose import FeedbackState
 from plesio.codecs.powersgd import PowerSGD
-from plesio.errors import CodecError
+from plesio.errors import CodecError, UserError
 
 REFUSED = bytes(4)  # where a packet has the length of its header, which is never 0
 
@@ -80,9 +80,12 @@ def _named(model: torch.nn.Module) -> dict[str, Tensor]:
 def ddp_hook(codec: Codec | str) -> Hook:
     """A hook for one model's `register_comm_hook(state, hook)`; state: the process group, or None for the default one.
 
-    codec: the same on all ranks, or its text; one that loses something gets feedback. Raises UserError for a bad text.
+    codec: the same on all ranks, or its text; one that loses something gets feedback. Raises UserError for a bad text,
+    and for one whose packets vary in length. byrole goes by shapes: a hook knows no names.
     """
     whole = with_feedback(parse(codec) if isinstance(codec, str) else codec)
+    if whole.varies:
+        raise UserError(f"ddp_hook needs packets of one length, and those of {whole!r} vary; leave out zstd or adaptive")
     if isinstance(whole, ErrorFeedback) and isinstance(whole.codec, PowerSGD):
         return AveragedFactors(whole, whole.codec)
     return GatheredPackets(whole)
