@@ -77,6 +77,7 @@ def widest_step(inner: str, tensor: Tensor) -> float:
     return {"int8": 1 / 127, "int4": 1 / 7, "nf4": 0.31, "int2": 1.0, "sign": 2.0}[inner.split("(")[0]]
 
 
+@pytest.mark.slow  # a minute
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["int8(8)", "int4(8)", "int2(8)", "nf4(8)", "codebook(16, 8)", "sign(8)"]),

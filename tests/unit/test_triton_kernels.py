@@ -135,6 +135,7 @@ def test_without_triton_it_is_said_which_path_codecs_take(
     assert blocks.device_kernels.__wrapped__("cpu") is None and not capsys.readouterr().err
 
 
+@pytest.mark.slow  # half a minute
 def test_nothing_is_compiled_that_rounds_another_way_than_a_cpu(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "scripts" / "gpu_code.py"
     plain = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
