@@ -15,7 +15,7 @@ from typing import Any
 from plesio.reporting.charts import short, ticks
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 380, 60, 300, 14, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 380, 60, 340, 14, 40
 COLOURS = ("#222222", "#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 FROM_TOKENS = 200_000  # before that all lines fall steeply
 Line = tuple[str, str, list[tuple[float, float]]]
@@ -56,12 +56,13 @@ def svg(drawn: list[Line], first: str) -> str:
             f'<text x="{place(value, 0)[0]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(value)}</text>'
         )
     body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">committed tokens; nats per byte</text>'
+    codecs = list(dict.fromkeys(codec for codec, _, _ in drawn))
     for number, (codec, strategy, line) in enumerate(drawn):
-        colour, dash = COLOURS[number % len(COLOURS)], "" if strategy == first else ' stroke-dasharray="5 4"'
+        colour, dash = COLOURS[codecs.index(codec) % len(COLOURS)], "" if strategy == first else ' stroke-dasharray="5 4"'
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         body += f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dash} points="{path}"/>'
         x, y = WIDTH - RIGHT + 10, TOP + 10 + 18 * number
-        named = codec if strategy == first else f"{codec}, {strategy}"
+        named = codec if strategy == first else f"{codec}, {strategy.removeprefix(first[:-1]).strip(', )')}"
         body += f'<line x1="{x}" x2="{x + 24}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{dash}/>'
         body += f'<text x="{x + 30}" y="{y + 4}">{escape(named)} {line[-1][1]:.3f}</text>'
     style = 'font-family="sans-serif" font-size="11" fill="#222"'
