@@ -45,7 +45,7 @@ def test_an_unknown_codec_is_named_with_its_nearest() -> None:
     "text",
     ["", "a(", "int8(0)", "int8(x)", "int8(1,2)", "int8(1000000)", "bf16(3)", "none+", "ef()", "ef",
      "ef(int8,2)", "ef(int8,nan)", "ef(int8,1,1)", "int8+ef(int8)", "ef(int8)+none(3)", "int8)",
-     "ef(int8)+int8", "zstd+int8", "ef(int8)+zstd", "int8+zstd(0)", "int8+zstd(x)", "pieces", "byrole(int8)",
+     "ef(int8)+int8", "zstd+int8", "ef(int8)+zstd", "int8+zstd(0)", "int8+zstd(1,2)", "pieces", "byrole(int8)",
      "byrole(rest=)", "byrole(heads=int8)", "byrole(rest=ef(int8))",
      "byrole(rest=int8, rest=int8)", "adaptive(0)", "adaptive(x)", "adaptive(1, 2)", "adaptive+int8",
      "topk(1/4)+byrole()"],

@@ -29,7 +29,7 @@ def parse(text: str) -> Codec:
     terms = _split(text, "+")
     name, inner = _parts(terms[-1])
     if name == "zstd":
-        return Zstd(parse("+".join(terms[:-1]) or "none"), *(_number(n, text, int) for n in _split(inner, ",") if n))
+        return Zstd(parse("+".join(terms[:-1]) or "none"), _number(inner, text, int) if inner else 1)
     if len(terms) == 1 and name in _COMPOSED:
         return _COMPOSED[name](text, [part for part in _split(inner, ",") if part])
     links = [_stage(term) for term in terms]
