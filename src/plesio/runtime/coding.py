@@ -49,7 +49,7 @@ class Coding:
         self.packets: dict[int, bytes] = {}
         self.codec: Any = None
         self.state: Any = None  # of the codec: its residual
-        self._encoded_s = 0.0  # when the last change came
+        self._encoded_s = 0.0  # when the last change came; 0: none did
         self._newest: Newest | None = None  # that was not taken yet
         self._lock = threading.Lock()  # of _newest
         self._worker = Worker("plesio-codec")
@@ -89,7 +89,7 @@ class Coding:
     def start_anew(self) -> bool:
         """Nothing that was encoded counts any more. Had feedback kept something?"""
         self.wait()
-        kept, self.state = holds_back(self.state), None
+        kept, self.state, self._encoded_s = holds_back(self.state), None, 0.0
         self.packets.clear()
         with self._lock:
             self._newest = None
@@ -108,7 +108,7 @@ class Coding:
         began_s = time.monotonic()
         if self.state is None:
             self.state = self.codec.init(value)
-        if self.codec.varies and (bytes_per_s := self.link.bytes_per_s()):
+        if self.codec.varies and self._encoded_s and (bytes_per_s := self.link.bytes_per_s()):
             self.state = codecs.told(self.codec, self.state, codecs.Link(bytes_per_s, began_s - self._encoded_s))
         self._encoded_s = began_s
         packet, self.state = self.codec.encode(value, self.state)
