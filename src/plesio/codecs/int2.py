@@ -51,7 +51,8 @@ class Int2(Stage):
             count[-1] -= short
             rows = torch.nn.functional.pad(part, (0, short)).view(-1, self.block)
             own = scales[start // self.block :][: len(rows)]
-            codes = (_reference if loops(part) is None else _compiled)(rows, count, own)
+            compiled = loops(part)
+            codes = (_reference if compiled is None else compiled.encode)(rows, count, own)
             if codes is None:
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
             sent = payload[split + start // 4 : split + -(-(start + len(part)) // 4)]
@@ -115,16 +116,6 @@ def loops(values: Tensor) -> Any:
     from plesio.codecs import int2kernels
 
     return int2kernels
-
-
-def _compiled(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:
-    """As _reference, by a compiled loop."""
-    from plesio.codecs import int2kernels
-    from plesio.codecs.kernels import spread
-
-    codes = np.empty((len(rows), rows.shape[1] // 4), np.uint8)
-    given = [rows.contiguous().numpy(), count.numpy(), scales, codes]
-    return torch.from_numpy(codes).view(-1) if spread(int2kernels.encode_int2, given, STEPS) == -1 else None
 
 
 def _reference(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:

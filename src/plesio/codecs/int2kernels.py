@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from plesio.codecs.int2 import STEPS
 from plesio.codecs.kernels import ABS, I32, INF, MOST_1, _compile, as_bits, as_float, largest, rounded, soon, spread
 
 F64 = np.float64
@@ -69,6 +72,13 @@ def decode_int2(pairs, codes, out):
                 size = high if own & I32(1) else low
                 row[4 * i + k] = as_float(I32(size ^ I32(I32(~own & I32(2)) << I32(30))))
     return -1
+
+
+def encode(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:
+    """See int2._reference."""
+    codes = np.empty((len(rows), rows.shape[1] // 4), np.uint8)
+    bad = spread(encode_int2, [rows.contiguous().numpy(), count.numpy(), scales, codes], STEPS)
+    return torch.from_numpy(codes).view(-1) if bad == -1 else None
 
 
 def decode(pairs: Any, codes: Any, out: Any) -> None:
