@@ -62,6 +62,7 @@ SOUND = bytes_of("none", ZEROS)
         (pieces(compressed(SOUND)._replace(before_bytes=len(SOUND) - 1)), "before it was compressed"),
         (pieces(Piece(compressed(SOUND).data[:-3], len(SOUND))), "damaged"),
         (pieces(compressed(bytes(1 << 20))), "too large"),
+        (pieces(*[compressed(bytes(8000))] * 1000), "too large"),
         (pieces(Piece(SOUND)) + b"x", "not as long"),
         (header((("pieces", ()),), "float32", (1000,)) + b"\xff\xff\xff\xff", "too short"),
         (header((("pieces", ()),), "float32", (1000,)), "no number of pieces"),

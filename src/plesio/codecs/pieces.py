@@ -23,7 +23,7 @@ from plesio.codecs.packets import VERSION, Packet, Payload, Shape, dtype_of, ope
 from plesio.codecs.reading import accumulate, decode, is_finite
 from plesio.errors import CodecError
 
-MOST_BESIDE = 8192  # bytes of a packet that are not of its values
+MOST_BESIDE = 512  # bytes of a packet that are not of its values; many tiny pieces must not swell either
 MOST_A_VALUE = 5  # bytes beside its own dtype's, that a codec may need for a value: a scale and a code
 _COUNT, _ROW = struct.Struct("<I"), struct.Struct("<QQ")
 
