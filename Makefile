@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-network test-gpu bench-gpu fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
+.PHONY: setup demo test test-stalled test-slow test-network test-gpu bench-gpu fuzz chaos pool-chaos lock-chaos everything lint bench soak clean
 PYTHON ?= python3
 BIN = .venv/bin
 
@@ -24,6 +24,11 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest -m "not slow and not gpu and not network" -n 4 --dist worksteal -rf --durations 12
+
+# the tests with real processes, each of which stands still for a moment again and again: does one count on usual order?
+STALLED ?= tests/integration
+test-stalled: setup
+	PYTHONPATH=$(CURDIR)/tests/stalls $(BIN)/pytest -m "not slow and not gpu and not network" -n 4 --dist worksteal -rf --timeout 600 $(STALLED)
 
 test-slow: setup
 	$(BIN)/pytest -m "slow" --timeout 900

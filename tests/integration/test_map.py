@@ -435,10 +435,12 @@ def test_ctrl_c_cancels_what_is_under_way_keeps_what_is_written_and_says_how_to_
     _, err = stopped.communicate(timeout=WAIT_S)
     assert stopped.returncode == 130 and "the same command goes on with it" in err and "Traceback" not in err
     wait_for(lambda: client.ask("counts")["running"] == client.ask("counts")["waiting"] == 0, "nothing is left", WAIT_S)
-    assert results(tmp_path / "out") == list(range(10)) and not (tmp_path / "out" / "part.tmp").exists()
+    kept = len(results(tmp_path / "out"))  # the second task's results may have been on their way when it was stopped
+    assert kept in (5, 10) and results(tmp_path / "out") == list(range(kept))
+    assert not (tmp_path / "out" / "part.tmp").exists()
     gate.touch()
     _, err = command(tmp_path, *words)
-    assert "10 were there before" in err and results(tmp_path / "out") == list(range(40))
+    assert f"{kept} were there before" in err and results(tmp_path / "out") == list(range(40))
 
 
 def test_a_killed_command_with_a_second_function_goes_on_and_another_second_one_is_refused(
