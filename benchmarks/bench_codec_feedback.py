@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plesio.core.spec import RunSpec
 from plesio.errors import CodecError
 from plesio.strategies.text import parse
 from plesio.testing.inmemory import Job, train
@@ -57,7 +58,9 @@ def regression() -> Job:
 def measure(outer: str, up: str, down: str) -> dict[str, Any]:
     """One run. held_out: at the end; None: a change was NaN or Inf."""
     try:
-        losses = train(regression(), parse(f"decoupled(every=30, {outer})"), TOKENS, up, down, looks=4).losses
+        schedule = parse(f"decoupled(every=30, {outer})")
+        spec = RunSpec(run="", learners=2, schedule=schedule, uplink=up, downlink=down, until_tokens=TOKENS)
+        losses = train(regression(), spec, looks=4).losses
     except CodecError:
         losses = [(0, None)]
     return {"outer": outer, "up": up, "down": down, "held_out": losses[-1][1], "losses": losses}

@@ -2,7 +2,8 @@
 
 Real replicas, codecs, feedback, merges and outer steps, in one thread (plesio.testing.inmemory). Of one seed all codecs
 begin with the same model and see the same data in the same order: source text of the standard library, of which one file
-in 20 is held out. Changes go up coded; versions come down as float32, or as --downlink says. Writes
+in 20 is held out. Changes go up coded, gradients of the synchronous start as in `plesio run`; versions come down as
+float32, or as --downlink says. Writes
 benchmarks/results/codec_training.json after each run, and keeps the runs in it that were made with the same setting, so
 that it may be stopped and called again: for other codecs, strategies and seeds, too.
 """
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from plesio.cli.coarse import advise
 from plesio.codecs import parse
+from plesio.core.spec import RunSpec
 from plesio.runtime.fragments import Layout
 from plesio.strategies.text import parse as parse_schedule
 from plesio.testing.inmemory import Job, train, warmup_then_cosine
@@ -66,17 +69,29 @@ def measure(codec: str, downlink: str, seed: int, args: argparse.Namespace) -> R
     """One run."""
     began_s = time.perf_counter()
     made = job(seed, args.tokens, args.lr, args.warmup)
-    course = train(made, parse_schedule(args.strategy), args.tokens, codec, downlink, LEARNERS)
+    schedule = parse_schedule(args.strategy)
+    gradients = advise(codec, schedule).gradient_uplink  # as in `plesio run`
+    spec = RunSpec(
+        run="", learners=LEARNERS, schedule=schedule, uplink=codec, gradient_uplink=gradients, downlink=downlink,
+        until_tokens=args.tokens,
+    )  # fmt: skip
+    course = train(made, spec)
     layout = Layout.of(list(made.model.named_parameters()))
+
+    def predicted(text: str) -> int:
+        return layout.bound(parse(text)).wire_bytes((layout.numel,), torch.float32)
+
     return {
         "codec": codec,
+        "gradients": gradients or codec,
         "downlink": downlink,
         "strategy": args.strategy,
         "seed": seed,
         "held_out": course.losses[-1][1],
         "losses": course.losses,
         "push_bytes": sorted(set(course.pushes)),
-        "predicted_push_bytes": layout.bound(parse(codec)).wire_bytes((layout.numel,), torch.float32),
+        "predicted_push_bytes": sorted({predicted(text) for text in (gradients or codec, codec)}),
+        "change_bytes": course.pushes[-1],
         "pushes": len(course.pushes),
         "up_bytes": sum(course.pushes),
         "down_bytes": LEARNERS * sum(course.downs),
@@ -106,8 +121,8 @@ def compared(rows: list[Row]) -> list[Row]:
                     "held_out": round(statistics.mean(row["held_out"] for row in own), 4),
                     "more_percent": round(statistics.mean(more), 2),
                     "more_percent_by_seed": more,
-                    "push_bytes": own[0]["push_bytes"],
-                    "as_predicted": all(row["push_bytes"] == [row["predicted_push_bytes"]] for row in own),
+                    "change_bytes": own[0]["change_bytes"],
+                    "as_predicted": all(row["push_bytes"] == row["predicted_push_bytes"] for row in own),
                 }
             )
     return found

@@ -14,9 +14,9 @@ from plesio.errors import UserError
 from plesio.strategies.text import parse as parse_schedule
 
 
-def spec(codec: str | None, strategy: str = "decoupled") -> RunSpec:
+def spec(codec: str | None, strategy: str = "decoupled", start_rounds: int | None = None) -> RunSpec:
     return make_spec(
-        script=Path(__file__), argv=(), learners=2, strategy=strategy, codec=codec, every=None, start_rounds=None,
+        script=Path(__file__), argv=(), learners=2, strategy=strategy, codec=codec, every=None, start_rounds=start_rounds,
         until_tokens=None, epochs=None, name="r",
     )  # fmt: skip
 
@@ -29,11 +29,15 @@ def test_what_is_known_to_lose_little_is_measured_to_lose_little() -> None:
 @pytest.mark.parametrize("codec", ["sign", "topk", "int2", "topk(1/64)+int2", "ef(randomk(1/8)+int8, 0.9)"])
 def test_a_coarse_codec_is_for_the_way_up_and_the_user_is_told(codec: str, capsys: pytest.CaptureFixture[str]) -> None:
     made = spec(codec)
-    assert (made.uplink, made.downlink) == (codec, "int8")
+    assert (made.uplink, made.gradient_uplink, made.downlink) == (codec, "int8", "int8")
+    assert [made.uplink_of(kind) for kind in ("replicated", "served", "local")] == ["int8", "int8", codec]
     said = capsys.readouterr().err
-    assert "versions come down as int8" in said and "--strategy 'decoupled(momentum=0, lr=1)'" in said
+    assert "versions come down as int8, and gradients of the rounds before changes go up as that" in said
+    assert "--strategy 'decoupled(momentum=0, lr=1)'" in said
     assert spec(codec, "decoupled(momentum=0, lr=1)").downlink == "int8"
     assert "momentum" not in capsys.readouterr().err
+    assert spec(codec, "localsgd", start_rounds=0).gradient_uplink == ""
+    assert "gradients" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("codec", ["none", "bf16", "int8", "int4", "nf4", "codebook(16)", "ef(int8)", None])
@@ -41,12 +45,13 @@ def test_a_codec_that_loses_little_goes_both_ways_in_silence(
     codec: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = spec(codec)
-    assert made.uplink == made.downlink == (codec or "int8") and capsys.readouterr().err == ""
+    assert made.uplink == made.downlink == (codec or "int8") and made.gradient_uplink == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_gradients_come_down_as_they_went_up() -> None:
-    assert advise("sign", parse_schedule("sync")) == ("sign", [])
-    assert advise("sign", parse_schedule("async"))[0] == "int8"
+    assert advise("sign", parse_schedule("sync")) == ("", "sign", [])
+    assert advise("sign", parse_schedule("async"))[:2] == ("", "int8")
 
 
 def test_a_codec_that_is_unknown_is_refused() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from plesio import registry
 from plesio.codecs import parse
+from plesio.core.spec import RunSpec
 from plesio.runtime.fragments import Layout
 from plesio.strategies.base import Strategy
 from plesio.strategies.presets import Decoupled, DiLoCo, LocalSGD, Sync
@@ -48,11 +49,20 @@ def regression() -> Job:
     return Job(model, lambda m: torch.optim.SGD(m.parameters(), lr=0.02), loss, held_out, BATCH, lambda step: 0.02)
 
 
-def run(uplink: str, downlink: str = "none", schedule: Schedule = BEGINNING, rounds: int = 8) -> Course:
+def spec(schedule: Schedule, tokens: int, uplink: str = "none", downlink: str = "none", gradients: str = "") -> RunSpec:
+    return RunSpec(
+        run="r", learners=2, schedule=schedule, uplink=uplink, gradient_uplink=gradients, downlink=downlink,
+        until_tokens=tokens,
+    )  # fmt: skip
+
+
+def run(
+    uplink: str, downlink: str = "none", schedule: Schedule = BEGINNING, rounds: int = 8, gradients: str = ""
+) -> Course:
     strategy = schedule.phases[-1].strategy
     start = sum(phase.until_rounds or 0 for phase in schedule.phases)
     tokens = 2 * BATCH * (start + (rounds - start) * strategy.every)
-    return train(regression(), schedule, tokens, uplink, downlink, looks=2)
+    return train(regression(), spec(schedule, tokens, uplink, downlink, gradients), looks=2)
 
 
 @pytest.mark.parametrize("text", [*sorted(registry.CODECS), "topk(1/64)+int2", "ef(int8, 0.9)", "byrole()"])
@@ -61,6 +71,13 @@ def test_every_push_and_every_change_has_the_length_that_its_codec_predicts(text
     layout = Layout.of(list(regression().model.named_parameters()))
     predicted = layout.bound(parse(text)).wire_bytes((layout.numel,), torch.float32)
     assert course.pushes == [predicted] * 16 and course.downs == [predicted] * 8
+
+
+def test_gradients_may_go_by_a_codec_of_their_own() -> None:
+    layout = Layout.of(list(regression().model.named_parameters()))
+    sizes = [layout.bound(parse(text)).wire_bytes((layout.numel,), torch.float32) for text in ("int8", "sign")]
+    assert run("sign", gradients="int8").pushes == [sizes[0]] * 6 + [sizes[1]] * 10
+    assert run("sign", gradients="sign") == run("sign")
 
 
 @pytest.mark.parametrize("text", ["int4", "topk(1/16)+int8"])
@@ -102,7 +119,7 @@ def linear() -> Job:
 def test_changes_that_arrive_late_go_without_outer_momentum_and_not_with_it(text: str) -> None:
     start = linear().held_out(linear().model)
     ends = [
-        train(linear(), Schedule.of(strategy, Sync(), 60), 30_000, text, "int8", looks=1).losses[-1][1]
+        train(linear(), spec(Schedule.of(strategy, Sync(), 60), 30_000, text, "int8"), looks=1).losses[-1][1]
         for strategy in (Decoupled(every=30), Decoupled(every=30, momentum=0.0, lr=1.0))
     ]
     assert ends[1] < start / 20 and ends[0] > 4 * ends[1]
@@ -123,13 +140,13 @@ def test_one_round_of_plain_averaging_is_the_mean_of_what_each_learner_would_hav
         mean = regression().model
         for ours, one, two in zip(mean.parameters(), *(end.parameters() for end in ends), strict=True):
             ours.copy_((one + two) / 2)
-    course = train(job, Schedule.of(LocalSGD(every=5)), 2 * 5 * BATCH, "none")
+    course = train(job, spec(Schedule.of(LocalSGD(every=5)), 2 * 5 * BATCH))
     assert course.losses == [(2 * 5 * BATCH, pytest.approx(job.held_out(mean), rel=1e-6))]
 
 
 @pytest.mark.parametrize("strategy", [Decoupled(every=5), LocalSGD(every=5)], ids=lambda s: s.name)
 def test_it_ends_with_the_first_round_that_has_enough_tokens(strategy: Strategy) -> None:
-    course = train(regression(), Schedule.of(strategy, Sync(), 3), 2 * BATCH * 10, "int8")
+    course = train(regression(), spec(Schedule.of(strategy, Sync(), 3), 2 * BATCH * 10, "int8"))
     assert [tokens for tokens, _ in course.losses][-1] == 2 * BATCH * 13 and len(course.pushes) == 2 * (3 + 2)
 
 

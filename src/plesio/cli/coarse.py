@@ -1,10 +1,13 @@
 """What a run does about a codec that loses much of each change, as sign, topk and randomk do.
 
 Feedback sends later what was lost, so that changes arrive rounds late. That goes neither with large outer momentum nor with
-versions that come down as late (docs/codecs.md has the figures): such a codec is for the way up, and the user is told.
+versions that come down as late, and gradients lose more by it than the changes of many steps do (docs/codecs.md has the
+figures): such a codec is for changes, on the way up, and the user is told.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from plesio.strategies.schedule import Schedule
 
@@ -13,7 +16,7 @@ FINE = frozenset(
 )  # known without torch, which takes a second
 COARSE = 0.05  # of a change's squares
 MOMENTUM = 0.5  # of outer steps; what goes well with late changes
-DOWN = "int8"
+INSTEAD = "int8"
 SAMPLE = (256, 256)  # values, as a matrix: some codecs go by shape
 
 
@@ -31,16 +34,28 @@ def lost(text: str) -> float:
     return float((decode(packet) - values).square().sum() / values.square().sum())
 
 
-def advise(text: str, schedule: Schedule) -> tuple[str, list[str]]:
-    """(the downlink's codec, what to tell the user) of a run with that codec. Gradients come down as they went up."""
+class Advice(NamedTuple):
+    """Codecs beside the one that the user named, and what to tell of them. gradient_uplink: '' for the same."""
+
+    gradient_uplink: str
+    downlink: str
+    told: list[str]
+
+
+def advise(text: str, schedule: Schedule) -> Advice:
+    """Of a run with that codec. In one that sends gradients only they go as the user says, and come down as they went up."""
+    strategies = [phase.strategy for phase in schedule.phases]
     share = lost(text)
-    if share <= COARSE or all(phase.strategy.kind == "replicated" for phase in schedule.phases):
-        return text, []
-    told = [f"codec {text!r} loses {share:.0%} of a change at first; versions come down as {DOWN}"]
-    for strategy in (phase.strategy for phase in schedule.phases):
+    if share <= COARSE or all(strategy.kind == "replicated" for strategy in strategies):
+        return Advice("", text, [])
+    told = [f"codec {text!r} loses {share:.0%} of a change at first; versions come down as {INSTEAD}"]
+    gradients = {strategy.sends for strategy in strategies} == {"gradient", "delta"}
+    if gradients:
+        told[0] += ", and gradients of the rounds before changes go up as that"
+    for strategy in strategies:
         if strategy.sends == "delta" and strategy.outer.momentum > MOMENTUM:
             told.append(
                 f"what arrives late does not go with the outer momentum {strategy.outer.momentum:g} of {strategy.name!r}: "
                 f"the loss may grow; write --strategy '{strategy.name}(momentum=0, lr=1)'"
             )
-    return DOWN, told
+    return Advice(INSTEAD if gradients else "", INSTEAD, told)

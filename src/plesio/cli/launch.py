@@ -52,8 +52,8 @@ def make_spec(
         raise UserError(f"run name {name!r} must be a plain folder name")
     schedule = parse_schedule(strategy, every, start_rounds)
     text = codec or ("none" if schedule.phases[-1].strategy.sends == "gradient" else "int8")
-    downlink, told = advise(text, schedule)
-    for line in told:
+    advice = advise(text, schedule)
+    for line in advice.told:
         print(f"plesio: {line}", file=sys.stderr)
     return RunSpec(
         run=name,
@@ -61,7 +61,8 @@ def make_spec(
         schedule=schedule,
         strategy=strategy,
         uplink=text,
-        downlink=downlink,
+        gradient_uplink=advice.gradient_uplink,
+        downlink=advice.downlink,
         until_tokens=until_tokens,
         epochs=epochs,
         script=str(script.resolve()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from plesio.strategies.base import Kind
 from plesio.strategies.schedule import Schedule
 
 
@@ -15,6 +16,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     schedule: Schedule
     strategy: str = ""  # the schedule as the user said it
     uplink: str = "none"  # codec text, as given by the user
+    gradient_uplink: str = ""  # the codec of gradients, where they have one of their own
     downlink: str = "none"
     until_tokens: int | None = None
     epochs: int | None = None
@@ -22,3 +24,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     script: str = ""
     argv: tuple[str, ...] = ()
     started_unix_s: float = 0.0
+
+    def uplink_of(self, kind: Kind) -> str:
+        """The codec of what learners send in rounds of that kind."""
+        return self.uplink if kind == "local" else self.gradient_uplink or self.uplink

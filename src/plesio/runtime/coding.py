@@ -49,14 +49,17 @@ class Coding:
         self.packets: dict[int, bytes] = {}
         self.codec: Any = None
         self.state: Any = None  # of the codec: its residual
+        self._text = ""  # the codec's, or of the one to come
         self._encoded_s = 0.0  # when the last change came; 0: none did
         self._newest: Newest | None = None  # that was not taken yet
         self._lock = threading.Lock()  # of _newest
         self._worker = Worker("plesio-codec")
 
     def use(self, text: str, layout: Layout) -> None:
-        """This codec, for a model of that layout, with feedback if it loses anything."""
-        self.codec = codecs.with_feedback(layout.bound(codecs.parse(text)))
+        """After what is under way this codec, for a model of that layout, with feedback if it loses anything."""
+        if text != self._text:
+            self._text = text
+            self._worker.submit(self._use, codecs.with_feedback(layout.bound(codecs.parse(text))))
 
     def push(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
         """Encodes and sends. value: (n,), handed over."""
@@ -146,6 +149,9 @@ class Coding:
             if self._newest is newest:
                 self._newest = None
         return newest.made, newest.value
+
+    def _use(self, codec: codecs.Codec) -> None:
+        self.codec, self.state = codec, None
 
     def _drop_state(self, why: str) -> None:
         if holds_back(self.state):

@@ -116,8 +116,9 @@ class Participant:
 
     def _push(self, value: Tensor, last: bool) -> None:
         """value: (n,), handed over to the codec thread."""
-        assert self.arrivals.spec is not None
-        push = self.book.cut(self.arrivals.spec.uplink, "", 0, self.meter.step_s, last)
+        assert self.arrivals.spec is not None and self.replica.kind is not None
+        codec = self.arrivals.spec.uplink_of(self.replica.kind)
+        push = self.book.cut(codec, "", 0, self.meter.step_s, last)
         rule = self.replica.optimizer.rule() if self.replica.kind == "served" else b""
         self.coding.push(push, value, self.replica.own_buffers(), rule)
 
@@ -164,11 +165,8 @@ class Participant:
             self.on_main.add(Kind.APPLY, began_s, time.monotonic() - began_s, message.version.number)
 
     def _welcome(self, message: e.Welcome, _: Any) -> None:
-        first = self.arrivals.spec is None
         if not self.arrivals.welcomed(message):
             return
-        if first:
-            self.coding.use(message.spec.uplink, self.layout)
         self.link.identity.generation = message.generation
         self.link.welcome()
 
@@ -279,9 +277,12 @@ class Participant:
 
     def _arrived_at(self, version: Version) -> None:
         """The base is this version now; are the next rounds of another kind?"""
+        assert self.arrivals.spec is not None
         self.link.identity.base = version
-        if self.replica.enter(self.arrivals.strategy().kind):
+        kind = self.arrivals.strategy().kind
+        if self.replica.enter(kind):
             self.coding.drop_feedback("the next rounds are of another kind")  # gradients are no deltas
+        self.coding.use(self.arrivals.spec.uplink_of(kind), self.layout)
 
     def _forget(self, seqs: list[int]) -> None:
         self.coding.forget(seqs)

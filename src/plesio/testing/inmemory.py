@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from plesio import codecs
 from plesio.codecs import Packet
 from plesio.core.effects import CloseRound
+from plesio.core.spec import RunSpec
 from plesio.records import Contribution, Version
 from plesio.runtime.fragments import unpack_state
 from plesio.runtime.outerstate import OuterState
 from plesio.runtime.replica import Replica
 from plesio.strategies.base import Strategy
 from plesio.strategies.merge import weights
-from plesio.strategies.schedule import Schedule, Timeline
+from plesio.strategies.schedule import Timeline
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,24 @@ class Course:
 class Peer:
     """One learner: its replica, and its codec with feedback, as the codec thread of a real one holds them."""
 
-    def __init__(self, job: Job, number: int, codec: str) -> None:
+    def __init__(self, job: Job, number: int, spec: RunSpec) -> None:
         self.job = job
         self.number = number
+        self.spec = spec
         self.steps = 0
         model = copy.deepcopy(job.model)
         self.replica = Replica(model, job.optimizer(model), job.held_out)
-        self.codec = codecs.with_feedback(self.replica.layout.bound(codecs.parse(codec)))
-        self.state: Any = None
+        self._use(spec.schedule.phases[0].strategy)
 
     def enter(self, strategy: Strategy) -> None:
         """The next rounds are of this strategy."""
         if self.replica.enter(strategy.kind):
-            self.state = None  # the residual of gradients is no residual of deltas
+            self._use(strategy)
+
+    def _use(self, strategy: Strategy) -> None:
+        codec = codecs.parse(self.spec.uplink_of(strategy.kind))
+        self.codec = codecs.with_feedback(self.replica.layout.bound(codec))
+        self.state: Any = None  # the residual of gradients is no residual of deltas
 
     def work(self, strategy: Strategy) -> bytes:
         """The steps of one round; the push."""
@@ -82,15 +88,15 @@ class Peer:
         return packet.to_bytes()
 
 
-def train(
-    job: Job, schedule: Schedule, tokens: int, uplink: str, downlink: str = "none", learners: int = 2, looks: int = 6
-) -> Course:
-    """Rounds until so many tokens are merged; the held-out loss is looked at so many times, the last one at the end.
+def train(job: Job, spec: RunSpec, looks: int = 6) -> Course:
+    """Rounds until `until_tokens` are merged; the held-out loss is looked at so many times, the last one at the end.
 
     Raises CodecError when a change is NaN or Inf.
     """
-    peers = [Peer(job, number, uplink) for number in range(learners)]
-    outer, timeline, course = OuterState(downlink), Timeline(schedule), Course()
+    assert spec.until_tokens is not None
+    tokens = spec.until_tokens
+    peers = [Peer(job, number, spec) for number in range(spec.learners)]
+    outer, timeline, course = OuterState(spec.downlink), Timeline(spec.schedule), Course()
     outer.load(peers[0].replica.state()())
     _, flat, tensors = unpack_state(outer.dense())
     for peer in peers:
