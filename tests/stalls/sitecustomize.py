@@ -1,7 +1,7 @@
 """With this folder on PYTHONPATH every Python process stands still now and then, as on a machine with too much to do.
 
-A test that holds only when things happen in their usual order fails under it within a few runs (`make test-stalled`). What it is
-not: a test, or part of the package. It uses no processor time: a thread sleeps while it holds the interpreter's lock.
+A test that holds only when things happen in their usual order fails under it within a few runs (`make test-stalled`). It is
+no test, and no part of the package. It uses no processor time: a thread sleeps while it holds the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -24,4 +24,9 @@ def _stall() -> None:
         usleep(int(chance.uniform(*STALL_S) * 1e6))
 
 
-threading.Thread(target=_stall, daemon=True, name="stalls").start()
+def _begin() -> None:
+    threading.Thread(target=_stall, daemon=True, name="stalls").start()
+
+
+os.register_at_fork(after_in_child=_begin)  # coordinators and slots are forked
+_begin()
