@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plesio.testing.poolcrew import children
-from plesio.testing.waiting import free_port, wait_for
+from plesio.testing.waiting import kept_port, wait_for
 
 PLESIO = (sys.executable, "-m", "plesio")
 
@@ -23,7 +23,8 @@ class PoolUp:
         self.folder, self.workers = folder / "pool", workers
         self.code = folder / "code"
         self.code.mkdir(exist_ok=True)
-        self.port, self.http_port = free_port(), free_port()
+        self._kept = contextlib.ExitStack()
+        self.port, self.http_port = (self._kept.enter_context(kept_port()) for _ in range(2))
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PoolUp:
@@ -31,7 +32,8 @@ class PoolUp:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        with self._kept:
+            self.kill()
 
     def up(self) -> None:
         """Starts it, or starts it again, at the same port."""
