@@ -441,6 +441,7 @@ def before_call(context, case, kwargs):
 """
 
 
+@pytest.mark.timeout(300)
 def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) -> None:
     """All checks of schemathesis, on a pool of its own: it pauses queues, too. Not of /v1/events, which never ends."""
     (tmp_path / "hooks.py").write_text(HOOKS)
@@ -452,7 +453,7 @@ def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) 
         ]
         done = subprocess.run(
             [str(Path(sys.executable).with_name("schemathesis")), *words],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False,
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr
         assert "19 selected / 20 total" in done.stdout

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from plesio.errors import PlesioError
+from plesio.tasks.embedded import attach
 from plesio.testing.poolcrew import children
 from plesio.testing.waiting import kept_port, wait_for
 
@@ -42,8 +44,13 @@ class PoolUp:
             str(self.folder), "--http", str(self.http_port),
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        slots = self.workers + 1
-        wait_for(lambda: len([x for x in self.ask("tasks", "workers") if x["connected"]]) >= slots, "its slots", 60)
+        wait_for(lambda: self._slots() > self.workers, "its slots", 60)
+
+    def _slots(self) -> int:
+        """That are connected; 0 while there is no pool. Asked without a process, whose start would hold up the pool's."""
+        with contextlib.suppress(PlesioError, TimeoutError), attach(self.folder) as client:
+            return sum(row["connected"] for row in client.ask("workers"))
+        return 0
 
     def kill(self) -> None:
         """As a machine that loses power."""
