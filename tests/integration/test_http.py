@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -353,7 +353,9 @@ def test_a_full_queue_says_when_to_try_again_and_holds_up_no_other(up: Up) -> No
 # -- who may, and how much
 
 
-def test_a_wrong_or_missing_token_gets_401_and_a_line_in_the_journal_that_does_not_hold_it(up: Up) -> None:
+def test_a_wrong_or_missing_token_gets_401_and_a_line_in_the_journal_that_does_not_hold_it(
+    up: Up, typed_in: Callable[..., str]
+) -> None:
     wrong = "not-the-token-0123456789"
     for token, reason in ((wrong, "the token is wrong"), ("", "there is no token")):
         for _ in range(20):
@@ -364,9 +366,7 @@ def test_a_wrong_or_missing_token_gets_401_and_a_line_in_the_journal_that_does_n
     assert up.call("GET", "/health", token="").json == {"status": "ok"}
 
     def log() -> str:
-        return subprocess.run(
-            [*PLESIO, "log", "runs/pool"], cwd=up.cwd, capture_output=True, text=True, check=True
-        ).stdout
+        return typed_in(up.cwd, "log", "runs/pool")
 
     for reason in ("the token is wrong", "there is no token"):
         said = f"127.0.0.1 was turned away: HTTP: {reason}"
@@ -441,6 +441,7 @@ def before_call(context, case, kwargs):
 """
 
 
+@pytest.mark.timeout(300)
 def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) -> None:
     """All checks of schemathesis, on a pool of its own: it pauses queues, too. Not of /v1/events, which never ends."""
     (tmp_path / "hooks.py").write_text(HOOKS)
@@ -452,7 +453,7 @@ def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) 
         ]
         done = subprocess.run(
             [str(Path(sys.executable).with_name("schemathesis")), *words],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False,
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr
         assert "19 selected / 20 total" in done.stdout
@@ -535,19 +536,24 @@ def test_events_tell_of_ends_workers_and_counts_and_go_on_where_a_listener_was(u
 
 
 def test_so_many_may_listen_and_no_more(up: Up) -> None:
-    listeners = [Listener(up) for _ in range(MOST_LISTENERS)]
-    for listener in listeners:
+    def let_in() -> Listener | None:
+        listener = Listener(up)
+        if listener.status == 200:
+            return listener
+        listener.close()
+        return None
+
+    def one() -> Listener:
+        """Of those who listened before, the server learns a moment later that they are gone."""
+        listener: Listener = wait_for(let_in, "there is room", WAIT_S)
         listener.wait("counts")
+        return listener
+
+    listeners = [one() for _ in range(MOST_LISTENERS)]
     assert up.call("GET", "/v1/events").status == 429
     for listener in listeners:
         listener.close()
-
-    def there_is_room() -> bool:
-        listener = Listener(up)
-        listener.close()
-        return listener.status == 200
-
-    wait_for(there_is_room, "there is room again", WAIT_S)
+    one().close()
 
 
 # -- processes that die
@@ -643,19 +649,16 @@ def test_with_tls_the_port_speaks_tls_only(tmp_path: Path) -> None:
             assert not plain.recv(100).startswith(b"HTTP")
 
 
-def test_a_port_that_is_taken_or_is_none_is_said(up: Up, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_or_is_none_is_said(up: Up, tmp_path: Path, typed_in: Callable[..., str]) -> None:
     for where, said in ((up.url.rpartition(":")[2], "already in use"), ("x:y", "is not HOST:PORT")):
-        words = [*PLESIO, "up", "--http", where]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and said in done.stderr and "--http" in done.stderr
+        error = typed_in(tmp_path, "up", "--http", where, code=2)
+        assert said in error and "--http" in error
 
 
 def test_what_is_not_installed_is_named_and_nothing_of_it_is_loaded_without_http(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['fastapi'] = None; sys.argv = ['plesio', 'up', '--http', '0'];"
-        "import plesio.cli.main as m; m.main()"
+        "import sys, plesio.cli.main, plesio.cli.hosting; assert not {'fastapi', 'uvicorn'} & set(sys.modules);"
+        "sys.modules['fastapi'] = None; sys.argv = ['plesio', 'up', '--http', '0']; plesio.cli.main.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "pip install 'plesio[http]'" in done.stderr
-    code = "import sys, plesio.cli.main, plesio.cli.hosting; assert not {'fastapi', 'uvicorn'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)

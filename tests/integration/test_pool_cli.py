@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -23,7 +25,7 @@ from plesio.runtime.hostsettings import running
 from plesio.runtime.node import AGAIN_S, DRAIN_S
 from plesio.tasks import Client
 from plesio.tasks.embedded import attach
-from plesio.testing.waiting import free_port, wait_for
+from plesio.testing.waiting import kept_port, wait_for
 
 PLESIO = [sys.executable, "-m", "plesio"]
 WAIT_S = 60.0
@@ -115,15 +117,17 @@ def typed(here: Path, typed_in: Typed) -> Typed:
     return partial(typed_in, here)
 
 
-def coordinator(folder: Path, up: Command) -> int:
-    """The process that writes its log; 0: there is none just now."""
-    for pid in up.members():
-        try:
-            if os.readlink(f"/proc/{pid}/fd/2") == str(folder / "logs" / "coordinator.log"):
-                return pid
-        except OSError:
-            continue
-    return 0
+def coordinator(folder: Path, up: Command, but: int = 0) -> int:
+    """The process that writes its log, as soon as there is one; another one than this."""
+
+    def found() -> int:
+        for pid in up.members():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/2") == str(folder / "logs" / "coordinator.log") and pid != but:
+                    return pid
+        return 0
+
+    return int(wait_for(found, "a coordinator", WAIT_S))
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +245,7 @@ def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_
     assert rows[1.0]["node"] != "here" and rows[None]["node"] == "here"
     gate = tmp_path / "gate"
     task, later = (client.submit("work:held", str(gate), "x", requires={"gpu": 1}) for _ in range(2))
+    client.flush()
     begins(gate)
     assert client.ask("task", task.name)["worker"] == rows[1.0]["slot"]
     worker.process.terminate()
@@ -250,7 +255,8 @@ def test_a_task_goes_to_the_worker_with_the_tag_and_ends_although_the_worker_is_
     code, _ = worker.end()
     assert code == 0 and worker.members() == [], worker.said()
     assert gate.read_text() == "x" and client.ask("task", task.name)["attempts"] == 0
-    assert client.ask("task", later.name)["state"] == "ready", "the other one went back"
+    wait_for(lambda: client.ask("task", later.name)["state"] == "ready", "the other one went back", WAIT_S)
+    assert client.ask("task", later.name)["attempts"] == 0, "nobody takes it for lost"
     later.cancel()
 
 
@@ -258,6 +264,7 @@ def test_tasks_are_listed_shown_cancelled_and_retried(client: Client, typed: Typ
     failed = client.submit("work:once", str(tmp_path / "mark"))
     assert failed.exception(WAIT_S) is not None
     running, waiting = (client.submit("work:held", str(tmp_path / "gate"), "x") for _ in range(2))
+    client.flush()
     begins(tmp_path / "gate")
 
     lines = typed("tasks", "ls").splitlines()
@@ -309,11 +316,11 @@ def test_a_killed_coordinator_is_started_again_and_who_waits_gets_the_result(
 ) -> None:
     gate = tmp_path / "gate"
     waiting = Command(here, "submit", "--wait", "work:held", str(gate), "x")
-    wait_for(lambda: client.ask("counts")["running"] == 1, "it runs", WAIT_S)
+    begins(gate)
     killed = coordinator(here / "runs" / "pool", up)
     os.kill(killed, signal.SIGKILL)
     up.says("the coordinator ended (signal SIGKILL) and is started again")
-    wait_for(lambda: coordinator(here / "runs" / "pool", up) not in (0, killed), "another one", WAIT_S)
+    assert coordinator(here / "runs" / "pool", up, killed)
     gate.touch()
     out, _ = waiting.process.communicate(timeout=WAIT_S)
     assert (waiting.process.returncode, out) == (0, "x\n"), waiting.said()
@@ -349,20 +356,21 @@ def test_a_worker_waits_for_its_pool_and_all_of_them_speak_tls(tmp_path: Path) -
     (tmp_path / "token").chmod(0o600)
     make_certificates(tmp_path / "certs", ["localhost"], ["node"], 1)
     tls = ["--tls", "certs/{0}.pem,certs/{0}-key.pem,certs/ca.pem"]
-    where = f"127.0.0.1:{free_port()}"
-    worker = Command(
-        tmp_path, "worker", "--join", where, "--token-file", "token", "--slots", "1", "--name", "far",
-        tls[0], tls[1].format("node"),
-    )  # fmt: skip
-    worker.says("trying again")
-    words = ["--listen", where, "--workers", "0", "--token-file", "token", tls[0], tls[1].format("localhost")]
-    up = Command(tmp_path, "up", *words)
-    worker.says("in the pool")
-    assert run(tmp_path, "submit", "--wait", "work:add", "1", "1") == "2\n", "the folder says how"
-    said = run(tmp_path, "tasks", "ls", "--to", where, "--token-file", "token", code=2)
-    assert "TLS" in said
-    assert up.end()[0] == 0 and up.members() == []
-    assert worker.end(signal.SIGTERM)[0] == 0 and worker.members() == []
+    with kept_port() as port:
+        where = f"127.0.0.1:{port}"
+        worker = Command(
+            tmp_path, "worker", "--join", where, "--token-file", "token", "--slots", "1", "--name", "far",
+            tls[0], tls[1].format("node"),
+        )  # fmt: skip
+        worker.says("trying again")
+        words = ["--listen", where, "--workers", "0", "--token-file", "token", tls[0], tls[1].format("localhost")]
+        up = Command(tmp_path, "up", *words)
+        worker.says("in the pool")
+        assert run(tmp_path, "submit", "--wait", "work:add", "1", "1") == "2\n", "the folder says how"
+        said = run(tmp_path, "tasks", "ls", "--to", where, "--token-file", "token", code=2)
+        assert "TLS" in said
+        assert up.end()[0] == 0 and up.members() == []
+        assert worker.end(signal.SIGTERM)[0] == 0 and worker.members() == []
 
 
 def test_bench_tells_what_it_promises(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,30 +411,30 @@ def test_a_mistake_gets_one_line_and_code_2(
     assert not (tmp_path / "runs").exists()
 
 
-def test_messages_go_in_and_out_and_the_log_tells_of_tasks_and_times(tmp_path: Path) -> None:
-    with plesio.connect(folder=tmp_path / "pool", workers=1) as client:
-        where = ["--dir", str(tmp_path / "pool")]
+def test_messages_go_in_and_out_and_the_log_tells_of_tasks_and_times(
+    tmp_path: Path, typed_in: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = str(tmp_path / "pool")
+    with plesio.connect(folder=pool, workers=1) as client:
 
-        def command(*words: str, code: int = 0, said: str = "") -> str:
-            ran = subprocess.run(
-                [*PLESIO, *words], capture_output=True, text=True, timeout=60, check=False, input=said, cwd=tmp_path
-            )
-            assert ran.returncode == code and "Traceback" not in ran.stderr, ran.stderr
-            return ran.stdout
+        def queue(command: str, *words: str, code: int = 0) -> Any:
+            return typed_in(tmp_path, "queue", command, "--dir", pool, "work", *words, code=code)
 
-        command("queue", "put", *where, "work", "1", "two")
-        command("queue", "put", *where, "work", said="three\n[4]\n")
-        assert command("queue", "peek", *where, "work").split() == ["1", '"two"', '"three"', "[4]"]
-        assert command("queue", "get", *where, "work").split() == ["1"]
-        taken = json.loads(command("queue", "get", *where, "work", "--count", "0", "--json"))
-        assert taken == {"messages": ["two", "three", [4]]}
-        command("queue", "get", *where, "work", code=1)
+        def log(*words: str, code: int = 0) -> str:
+            return str(typed_in(tmp_path, "log", pool, *words, code=code))
+
+        queue("put", "1", "two")
+        monkeypatch.setattr(sys, "stdin", io.StringIO("three\n[4]\n"))
+        queue("put")
+        assert queue("peek").split() == ["1", '"two"', '"three"', "[4]"]
+        assert queue("get").split() == ["1"]
+        assert queue("get", "--count", "0", "--json") == {"messages": ["two", "three", [4]]}
+        queue("get", code=1)
         future = client.submit("math:gcd", 12, 18)
         assert future.result(60) == 6
-        told = command("log", str(tmp_path / "pool"), "--task", future.name)
+        told = log("--task", future.name)
         assert "submitted: math:gcd" in told and "given to" in told and "done by" in told
-        now = time.strftime("%H:%M")
-        assert future.name in command("log", str(tmp_path / "pool")) and "client" in command("log", str(tmp_path / "pool"))
-        assert command("log", str(tmp_path / "pool"), "--at", now) or time.strftime("%H:%M") != now
-        command("log", str(tmp_path / "pool"), "--at", "teatime", code=2)
-        command("log", str(tmp_path / "pool"), "--task", "9-9", code=2)
+        assert future.name in log() and "client" in log()
+        assert future.name in log("--at", told[:16]), "the minute of its first line"
+        log("--at", "teatime", code=2)
+        log("--task", "9-9", code=2)

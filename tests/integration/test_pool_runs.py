@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +124,18 @@ def test_runs_are_told_over_http(pool: PoolUp) -> None:
         ((str(SCRIPTS / "tiny.py"),), "folder of its code"),
     ],
 )
-def test_what_cannot_be_is_one_line(pool: PoolUp, words: tuple[str, ...], told: str) -> None:
-    run = pool.command("run", "--on", str(pool.folder), *words)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 2 and told in said and "Traceback" not in said
+def test_what_cannot_be_is_one_line(
+    pool: PoolUp, words: tuple[str, ...], told: str, typed_in: Callable[..., str]
+) -> None:
+    said = typed_in(pool.code, "run", "--on", str(pool.folder), *words, code=2)
+    assert told in said and "Traceback" not in said
 
 
-def test_no_such_run_and_no_such_file(pool: PoolUp) -> None:
+def test_no_such_run_and_no_such_file(pool: PoolUp, typed_in: Callable[..., str]) -> None:
     from plesio.tasks.embedded import attach
 
-    shown = pool.command("runs", "show", "nothing", "--dir", str(pool.folder))
-    _, said = shown.communicate(timeout=60)
-    assert shown.returncode == 2 and "no run 'nothing'; it has: " in said
+    said = typed_in(pool.code, "runs", "show", "nothing", "--dir", str(pool.folder), code=2)
+    assert "no run 'nothing'; it has: " in said
     with attach(pool.folder) as client:
         own = {"@host": 1.0}
         for name in ("../../token", "/etc/passwd", "../halves/run.json"):

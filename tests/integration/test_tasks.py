@@ -18,6 +18,26 @@ from plesio.testing.waiting import wait_for
 
 CALLS = str(Path(__file__).parents[1] / "scripts" / "calls.py")
 WAIT_S = 60
+SLOW_MODULE = """
+import builtins, os, pathlib, select, signal
+assert not hasattr(builtins, "half")  # as torch, it cannot be imported again by a process that has half of it
+builtins.half = 1
+told, teller = os.pipe2(os.O_NONBLOCK)
+signal.set_wakeup_fd(teller)
+pathlib.Path({begun!r}).touch()
+assert select.select([told], [], [], 60)[0], "told to stop"
+signal.set_wakeup_fd(-1)
+def value():
+    return 7
+"""
+CALLER = """
+import sys, threading, time
+sys.path.insert(0, {folder!r})
+def call():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # it may be the one that gets the signal
+    from plesio.runtime.functions import Functions
+    return Functions().get("slow_module:value")()
+"""
 
 
 def fn(name: str) -> str:
@@ -72,9 +92,7 @@ def test_what_fails_is_tried_again_as_often_as_said(client: Client, tmp_path: Pa
 def test_a_task_is_cancelled_while_it_waits_and_while_it_runs(client: Client) -> None:
     running = [client.submit(fn("nap"), 60) for _ in range(2)]
     waiting = client.submit(fn("add"), 1)
-    deadline = time.monotonic() + WAIT_S
-    while client.ask("counts")["running"] < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: client.ask("counts")["running"] >= 2, "they run")
     waiting.cancel()
     with pytest.raises(TaskCancelled):
         waiting.result(WAIT_S)
@@ -231,16 +249,9 @@ def test_a_task_that_is_stopped_while_it_imports_leaves_its_process_whole(tmp_pa
     folder = tmp_path / "modules"
     folder.mkdir()
     begun = tmp_path / "begun"
-    (folder / "slow_module.py").write_text(  # as torch, it cannot be imported again by a process that has half of it
-        "import builtins, pathlib, time\nassert not hasattr(builtins, 'half')\nbuiltins.half = 1\n"
-        f"pathlib.Path({str(begun)!r}).write_text('x')\ntime.sleep(0.5)\ndef value():\n    return 7\n"
-    )
+    (folder / "slow_module.py").write_text(SLOW_MODULE.format(begun=str(begun)))
     script = tmp_path / "caller.py"
-    script.write_text(
-        f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
-        "def call():\n    from plesio.runtime.functions import Functions\n"
-        "    return Functions().get('slow_module:value')()\n"
-    )
+    script.write_text(CALLER.format(folder=str(folder)))
     with plesio.connect(folder=tmp_path / "pool", workers=1) as client:
         first = client.submit(f"{script}:call")
         wait_for(begun.exists, "the import has begun")

@@ -24,4 +24,9 @@ def _stall() -> None:
         usleep(int(chance.uniform(*STALL_S) * 1e6))
 
 
-threading.Thread(target=_stall, daemon=True, name="stalls").start()
+def _begin() -> None:
+    threading.Thread(target=_stall, daemon=True, name="stalls").start()
+
+
+os.register_at_fork(after_in_child=_begin)  # coordinators and slots are forked
+_begin()

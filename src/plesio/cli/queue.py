@@ -133,7 +133,7 @@ def get(
     taken: list[Any] = []
     with asking.attached(to, token_file, tls, folder) as client:
         queue = client.queue(name)
-        wait_s = max(timeout_s, LOOK_S)
+        wait_s = timeout_s
         while not count or len(taken) < count:
             messages = queue.get_many(count - len(taken) if count else MANY, wait_s)
             if not messages:
@@ -143,7 +143,7 @@ def get(
                 if not as_json:
                     print(json.dumps(taken[-1]), flush=True)
             queue.ack_many(messages, wait=True)
-            wait_s = LOOK_S
+            wait_s = 0.0
         if as_json:
             asking.print_json({"messages": taken})
     if not taken:

@@ -8,9 +8,11 @@ import importlib.util
 import inspect
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from plesio.errors import UserError
@@ -60,12 +62,29 @@ def _load(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _whole() -> Iterator[None]:
-    """A task is not stopped while it imports: half a module stays, and no later task of this process could use it."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGALRM})
+    """A task is not stopped while it imports: half a module stays, and no later task of this process could use it.
+
+    Signals are held back here, not by the system: it would hand them to another thread, and Python to this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nothing is raised there
+        return
+    came: list[int] = []
+    old = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM)}
+
+    def hold(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    for number in old:
+        signal.signal(number, hold)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        for number, handler in old.items():
+            if signal.getsignal(number) is hold:  # what is imported may have one of its own
+                signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def _script(path: str) -> Any:

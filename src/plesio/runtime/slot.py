@@ -288,9 +288,9 @@ class Slot:
         self._tell(s.Finished(known.slot, known.incarnation, ids, results, busy_s))
 
     def _leave(self) -> None:
-        self.flush()
         known = self.settings
-        self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)
+        self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)  # first: results make room for more
+        self.flush()
         self._give_back(tuple(item.id for item in self.todo))
         assert self.channel is not None
         self.channel.close()

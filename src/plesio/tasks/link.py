@@ -36,6 +36,7 @@ PARK_S = 0.005  # our thread leaves the socket to a waiting one for so long
 TAKEN = 500  # outcomes confirmed together
 MOST_UNCONFIRMED = 50_000  # tasks; more make `submit` wait
 MOST_RECIPES = 10_000  # that are remembered
+ANSWER_S = 10.0  # a question is waited for so long
 FIRST_S = 10.0  # a pool that has never answered is waited for so long
 NONE = b"\xc0"  # as encoded
 
@@ -192,7 +193,7 @@ class Link:
         self.tell(s.Await(self._session, tuple(ids)))
         return futures
 
-    def ask(self, what: str, argument: str = "", timeout: float = 10.0) -> Any:
+    def ask(self, what: str, argument: str = "", timeout: float = ANSWER_S) -> Any:
         """What the pool knows; see poolview. Raises UserError, TimeoutError."""
         with self._lock:
             self._asked += 1
@@ -224,12 +225,18 @@ class Link:
         return self._recipes.setdefault(recipe, recipe)
 
     def take(self, queue: str, count: int, timeout: float | None) -> e.Give | None:
-        """Messages of a queue, as soon as there are some; None when there are none within `timeout`."""
+        """Messages of a queue, as soon as there are some; None when there are none within `timeout`.
+
+        timeout: 0: what waits there now, by the pool's own word. Raises TimeoutError then, when it does not answer.
+        """
         with self._lock:
             wish = self._mailbox.wish(queue, count)
         self.tell(wish)
         try:
-            self.wait_until(lambda: self._mailbox.arrived(wish.number), timeout)
+            if timeout == 0:
+                self.ask("waiting", queue)  # answered behind the wish
+            else:
+                self.wait_until(lambda: self._mailbox.arrived(wish.number), timeout)
         except BaseException:
             self._end_wish(wish.number, keep=False)
             raise
@@ -246,10 +253,12 @@ class Link:
             self._alarms[wish.number] = lambda: in_loop(loop, came.set)
         self.tell(wish)
         try:
-            await asyncio.wait_for(came.wait(), timeout)
+            if timeout == 0:
+                await asyncio.wait_for(asyncio.to_thread(self.ask, "waiting", queue), ANSWER_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(came.wait(), timeout)
             self.check()
-        except TimeoutError:
-            pass
         except BaseException:
             self._end_wish(wish.number, keep=False)
             raise

@@ -101,7 +101,10 @@ class MessageQueue:
             future.result()
 
     def get(self, timeout: float | None = None) -> Message | None:
-        """The next one, which it waits for; None when none comes within `timeout` seconds."""
+        """The next one, which it waits for; None when none comes within `timeout` seconds; 0: when none waits there.
+
+        Raises TimeoutError when the pool does not say whether one does.
+        """
         messages = self.get_many(1, timeout)
         return messages[0] if messages else None
 
@@ -162,9 +165,9 @@ class MessageQueue:
         self.set(paused=paused)
 
     def drain(self, timeout: float | None = None) -> list[Any]:
-        """Takes and acknowledges all that waits; returns the values."""
+        """Takes and acknowledges all that waits, and what comes within `timeout` of that; returns the values."""
         values = []
-        while messages := self.get_many(1000, timeout if timeout is not None else 0.2):
+        while messages := self.get_many(1000, timeout or 0):
             values += [message.value for message in messages]
             self.ack_many(messages)
         return values

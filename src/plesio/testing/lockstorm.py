@@ -23,6 +23,7 @@ from plesio.core.pool.places import LEASE_S
 from plesio.testing.linear import is_linearizable
 from plesio.testing.lockwork import MODELS, STOP, histories
 from plesio.testing.poolcrew import PoolCrew
+from plesio.testing.waiting import wait_for
 
 WORKERS = 4
 ROUNDS = 5
@@ -76,6 +77,10 @@ class Workers:
             time.sleep(rng.choice((0.5, LEASE_S + 1)))
             self.alive[name].send_signal(signal.SIGCONT)
 
+    def wait_until_used(self) -> None:
+        """One of everything, by somebody, however long they take to begin."""
+        wait_for(lambda: all(histories(self.files(), self.faults_s).values()), "one of everything is used", WAIT_S)
+
     def end(self) -> None:
         """All who live have what they wait for, in time, and end."""
         (self.folder / STOP).touch()
@@ -90,6 +95,7 @@ def run(seed: int, folder: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     done: Counter[str] = Counter()
     (folder / "pool").mkdir(parents=True)
     with PoolCrew(folder / "pool") as crew, Workers(crew, folder, seed) as workers:
+        workers.wait_until_used()
         for _ in range(rounds):
             for fault in rng.sample(FAULTS, len(FAULTS)):
                 time.sleep(rng.uniform(0.3, 1.5))

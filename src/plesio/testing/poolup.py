@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from plesio.errors import PlesioError
+from plesio.tasks.embedded import attach
 from plesio.testing.poolcrew import children
-from plesio.testing.waiting import free_port, wait_for
+from plesio.testing.waiting import kept_port, wait_for
 
 PLESIO = (sys.executable, "-m", "plesio")
 
@@ -23,7 +25,8 @@ class PoolUp:
         self.folder, self.workers = folder / "pool", workers
         self.code = folder / "code"
         self.code.mkdir(exist_ok=True)
-        self.port, self.http_port = free_port(), free_port()
+        self._kept = contextlib.ExitStack()
+        self.port, self.http_port = (self._kept.enter_context(kept_port()) for _ in range(2))
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PoolUp:
@@ -31,7 +34,8 @@ class PoolUp:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        with self._kept:
+            self.kill()
 
     def up(self) -> None:
         """Starts it, or starts it again, at the same port."""
@@ -40,8 +44,13 @@ class PoolUp:
             str(self.folder), "--http", str(self.http_port),
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        slots = self.workers + 1
-        wait_for(lambda: len([x for x in self.ask("tasks", "workers") if x["connected"]]) >= slots, "its slots", 60)
+        wait_for(lambda: self._slots() > self.workers, "its slots", 60)
+
+    def _slots(self) -> int:
+        """That are connected; 0 while there is no pool. Asked without a process, whose start would hold up the pool's."""
+        with contextlib.suppress(PlesioError, TimeoutError), attach(self.folder) as client:
+            return sum(row["connected"] for row in client.ask("workers"))
+        return 0
 
     def kill(self) -> None:
         """As a machine that loses power."""

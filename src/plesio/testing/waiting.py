@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 POLL_S = 0.02
@@ -35,3 +36,12 @@ def free_port() -> int:
             except (OSError, OverflowError):
                 continue
             return port
+
+
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """A port that nobody else is given meanwhile; a server that allows SO_REUSEADDR, as ours do, may listen there."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])

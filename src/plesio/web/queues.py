@@ -30,7 +30,7 @@ from plesio.web.models import (
     Take,
     TaskId,
 )
-from plesio.web.problems import AGAIN_S, Refusal, documented
+from plesio.web.problems import AGAIN_S, Refusal, away, documented
 from plesio.web.tasks import gateway_of
 from plesio.web.values import TooLarge, from_json, to_json
 
@@ -51,7 +51,6 @@ class NameInPath(Convertor[str]):
 
 register_url_convertor("queue", NameInPath())
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
-LOOK_S = 0.1  # for what waits already
 
 
 @router.get("", response_model=Queues, responses=documented())
@@ -92,8 +91,11 @@ async def take(name: QueueName, body: Take, request: Request) -> JSONResponse:
     gateway = gateway_of(request)
     if len(gateway.held) + body.count > MOST_HELD:
         raise Refusal(429, "busy", f"HTTP clients hold {len(gateway.held)} messages; ack some", retry_s=AGAIN_S)
-    taken = await gateway.client.queue(name).get_many_async(body.count, max(LOOK_S, body.wait_s))
-    if not taken:
+    try:
+        taken = await gateway.client.queue(name).get_many_async(body.count, body.wait_s)
+    except TimeoutError:
+        raise away() from None
+    if not taken and body.wait_s:
         await gateway.ask("waiting", name)  # is the pool there?
     rows = [
         {"id": gateway.held.add(message, body.lease_s), "value": _value(message.value), "attempts": message.attempts}
