@@ -164,6 +164,8 @@ class Coordinator:
             if isinstance(effect, e.EndRun):
                 for channel in {*self.peers.values(), *self.watchers}:
                     self._send_to(channel, effect)
+                for channel in list(self.watchers):  # we may have ended before the next one is due
+                    self._send_to(channel, self.board.status(self.state, self.clock.now_s()))
             elif isinstance(effect, e.TO_SYNCHRONIZER):
                 self._send("synchronizer", effect)
             else:
