@@ -19,6 +19,7 @@ from plesio.data.feed import Feed
 from plesio.tasks import Client
 from plesio.testing.poolcrew import children
 from plesio.testing.poolup import PoolUp, descendants
+from plesio.testing.waiting import wait_for
 from plesio.training.run import Run
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -32,9 +33,17 @@ def source(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with plesio.connect(folder=tmp_path_factory.mktemp("p"), workers=2) as client:
         yield client
+
+
+@pytest.fixture
+def client(pool: Client) -> Client:
+    """Of a pool whose slots are there, and idle: what an earlier test cancelled has ended, and whom it killed is back."""
+    wait_for(lambda: [row["tasks"] for row in pool.ask("workers") if row["connected"]] == [0, 0], "two idle slots")
+    assert pool.submit("math:sqrt", 4).result(60) == 2
+    return pool
 
 
 def noisy(records: list[Any], seed: int) -> Any:
@@ -74,8 +83,13 @@ def test_slots_that_are_killed_cost_no_batch(source: str, client: Client) -> Non
 def test_what_raises_there_is_raised_here(
     source: str, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run = Run(None, True)
+    feed = Feed(open_source(source), pick, client, 8, 0, 0)
     with pytest.raises(ValueError, match="this record is bad"):
-        list(batches(Run(None, True), open_source(source), 8, pick, client=client))
+        for unit in run.units(256, 8):
+            feed.look_ahead([unit])
+            feed.under_way[unit.epoch, unit.index].exception(60)  # it is there, or has failed there
+            feed.batch(unit)
     assert capsys.readouterr().err.count("failed there, and is prepared here: ValueError: this record is bad") == 1
 
 

@@ -71,7 +71,7 @@ def trained(
     )
 
     async def bounded() -> None:
-        await asyncio.wait_for(supervisor.run(), 60)
+        await asyncio.wait_for(supervisor.run(), 120)
 
     asyncio.run(bounded())
     return [torch.load(tmp_path / f"weights-{r}.pt", weights_only=True) for r in range(len(sizes))]

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,43 @@ def test_who_stops_in_order_keeps_all_that_was_written(tmp_path: Path) -> None:
     write(output, 15)
     output.close()
     assert opened(tmp_path).records == 15
+
+
+class Interrupted:
+    """A file in which Ctrl-C comes when something has been written."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("file", ["_part", "_dead"])
+@pytest.mark.parametrize("begun", [0, 5])
+def test_what_ctrl_c_leaves_half_written_is_not_kept_and_nothing_is_there_twice(
+    tmp_path: Path, begun: int, file: str
+) -> None:
+    wanted, folder = whole(tmp_path / "whole"), tmp_path / "cut"
+    output = opened(folder)
+    write(output, 10 + begun)
+    if output._part is None:
+        output._part = (folder / "part.tmp").open("wb")
+    setattr(output, file, Interrupted(getattr(output, file)))
+    with pytest.raises(KeyboardInterrupt):
+        write(output, 50)
+    output.close()
+    assert not (folder / "part.tmp").exists()
+    next_run = opened(folder)
+    assert next_run.records == 10 + begun
+    write(next_run, 50)
+    next_run.end()
+    next_run.close()
+    assert contents(folder) == wanted
 
 
 @pytest.mark.parametrize(

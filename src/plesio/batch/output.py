@@ -57,6 +57,16 @@ class End(msgspec.Struct, frozen=True, tag="end"):
 _decode = msgspec.json.Decoder(Header | Part | End).decode
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """What is whole of the open part, and of dead.jsonl: assigned at once, so that Ctrl-C comes before it or behind it."""
+
+    size_bytes: int = 0
+    dead_bytes: int = 0
+    records: int = 0
+    dead: int = 0
+    next: Position = Position()
+
+
 class Found(msgspec.Struct):
     """What a folder's manifest tells."""
 
@@ -91,19 +101,18 @@ class Output:
         self._manifest: BinaryIO | None = None
         self._dead: BinaryIO | None = None
         self._part: BinaryIO | None = None
-        self._records = self._dead_records = 0  # of the open part
-        self._next = Position()
+        self._whole = Whole()
         self._began_s = 0.0
 
     @property
     def records(self) -> int:
         """Written so far, dead ones included."""
-        return self.found.records + self._records
+        return self.found.records + self._whole.records
 
     @property
     def dead(self) -> int:
         """... and those alone."""
-        return self.found.dead + self._dead_records
+        return self.found.dead + self._whole.dead
 
     def look(self, now: Header, restart: bool) -> None:
         """What is there of an earlier run; writes nothing. Raises UserError when it was another one, or is no run's.
@@ -157,6 +166,7 @@ class Output:
                     path.unlink()
             self._dead = (self.folder / DEAD).open("ab")
             self._dead.truncate(self.found.dead_bytes)
+            self._whole = Whole(dead_bytes=self.found.dead_bytes)
             if not self.found.size_bytes:
                 assert self.found.header is not None, "it was looked at"
                 self._tell(self.found.header)
@@ -171,10 +181,12 @@ class Output:
             if dead:
                 assert self._dead is not None
                 self._dead.write(b"".join(dead))
-            self._records += count
-            self._dead_records += len(dead)
-            self._next = after
-            if self._records >= self.part_records or time.monotonic() - self._began_s > PART_S:
+            was = self._whole
+            self._whole = Whole(
+                was.size_bytes + len(out), was.dead_bytes + sum(map(len, dead)), was.records + count,
+                was.dead + len(dead), after,
+            )  # fmt: skip
+            if self._whole.records >= self.part_records or time.monotonic() - self._began_s > PART_S:
                 self._finish_part()
 
     @contextlib.contextmanager
@@ -194,17 +206,18 @@ class Output:
         if self._part is None:
             return
         assert self._dead is not None
-        for file in (self._dead, self._part):
-            file.flush()
+        whole, number = self._whole, self.found.parts
+        for file, size_bytes in ((self._dead, whole.dead_bytes), (self._part, whole.size_bytes)):
+            file.truncate(size_bytes)  # what is behind it was being written when Ctrl-C came
             os.fsync(file.fileno())
+        if whole.records:
+            os.rename(self.folder / OPEN, self.folder / f"part-{number:05}.jsonl")
+            _sync_folder(self.folder)
+            self._tell(Part(number, whole.records, whole.dead, whole.dead_bytes, whole.next))
+        else:
+            os.unlink(self.folder / OPEN)
         self._part.close()
-        self._part = None
-        number = self.found.parts
-        os.rename(self.folder / OPEN, self.folder / f"part-{number:05}.jsonl")
-        _sync_folder(self.folder)
-        dead_bytes = os.fstat(self._dead.fileno()).st_size
-        self._tell(Part(number, self._records, self._dead_records, dead_bytes, self._next))
-        self._records = self._dead_records = 0
+        self._part, self._whole = None, Whole(dead_bytes=whole.dead_bytes)
 
     def _tell(self, entry: Header | Part | End) -> None:
         assert self._manifest is not None

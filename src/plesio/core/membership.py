@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from plesio.records import Version
@@ -42,6 +44,12 @@ class Pulse(msgspec.Struct):
     def silent(self, now_s: float) -> bool:
         """So long that its leases may be given to one who waits for work?"""
         return now_s - self.last_s >= SILENCE_FACTOR * self.deadline_s()
+
+
+def excuse(pulses: Iterable[Pulse], away_s: float) -> None:
+    """Nobody listened for so long: that is no silence of theirs."""
+    for pulse in pulses:
+        pulse.last_s += away_s
 
 
 def process_of(incarnation: str) -> str:

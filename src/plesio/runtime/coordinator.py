@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from plesio.core import coordinator as core
 from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import stimuli as s
+from plesio.core.membership import excuse
 from plesio.core.spec import RunSpec
 from plesio.core.state import Durable
 from plesio.core.turn import State
@@ -43,6 +45,7 @@ from plesio.wire.frames import Limits
 from plesio.wire.tls import Tls, from_environment
 
 BATCH = 256
+AWAY_S = 1.0  # between two signs of life of our own: we stood still
 LIMITS = {  # what each role may announce, once it is authenticated: control needs no payloads
     "learner": Limits(1 << 20, 0),
     "synchronizer": Limits(16 << 20, 0),
@@ -77,6 +80,7 @@ class Coordinator:
         self.samples = SampleLog(run_dir)
         self.spans = SpanLog(run_dir)
         self.stopping = asyncio.Event()
+        self.awake_s = math.inf  # when our event loop was last seen to run
 
     async def run(self, listener: socket.socket) -> None:
         """Recovers, serves, and returns when told to stop."""
@@ -126,7 +130,7 @@ class Coordinator:
         assert self.journal is not None
         facts: list[f.Fact] = []
         effects: list[e.Effect] = []
-        now_s = self.clock.now_s()
+        now_s = self._awake()
         for stimulus in batch:
             some_facts, some_effects = core.handle(self.state, now_s, stimulus)
             facts += some_facts
@@ -141,6 +145,14 @@ class Coordinator:
         for fact in facts:
             if isinstance(fact, f.VersionCommitted):
                 self._send("synchronizer", m.Committed(fact.snapshot))
+
+    def _awake(self) -> float:
+        """The time. When we stood still until now, nobody is thought silent for it."""
+        now_s = self.clock.now_s()
+        if (away_s := now_s - self.awake_s) > AWAY_S:
+            excuse(self.state.volatile.pulses.values(), away_s)
+        self.awake_s = now_s
+        return now_s
 
     async def _keep_small(self) -> None:
         """Of what was told already, the older part goes."""
@@ -164,6 +176,8 @@ class Coordinator:
             if isinstance(effect, e.EndRun):
                 for channel in {*self.peers.values(), *self.watchers}:
                     self._send_to(channel, effect)
+                for channel in list(self.watchers):  # we may have ended before the next one is due
+                    self._send_to(channel, self.board.status(self.state, self.clock.now_s()))
             elif isinstance(effect, e.TO_SYNCHRONIZER):
                 self._send("synchronizer", effect)
             else:
@@ -192,7 +206,7 @@ class Coordinator:
             wake_s = core.wake_s(self.state, now_s)
             pause_s = 0.25 if wake_s is None else min(0.25, max(0.005, wake_s - now_s))
             await asyncio.sleep(pause_s)
-            now_s = self.clock.now_s()
+            now_s = self._awake()
             if wake_s is not None and now_s >= wake_s:
                 await self._enqueue(s.Tick())
             if now_s - written_s >= 1.0:

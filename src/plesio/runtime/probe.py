@@ -128,7 +128,7 @@ async def _sized(prober: Prober, up: bool) -> list[Exchange]:
     """Probes that grow until one is long enough, then more of the same."""
     until_s, size, spent = time.monotonic() + MEASURE_S, FIRST_BYTES, 0
     done: list[Exchange] = []
-    while time.monotonic() < until_s and spent + size <= MEASURE_BYTES:
+    while not done or (time.monotonic() < until_s and spent + size <= MEASURE_BYTES):
         done.append(await prober.ask(up_bytes=size) if up else await prober.ask(down_bytes=size))
         spent += size
         if done[-1].elapsed_s < LONG_S:

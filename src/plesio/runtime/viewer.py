@@ -117,7 +117,7 @@ class Viewer:
                 self.show(message)
             if message.finished:
                 self._over.set()
-        elif isinstance(message, e.EndRun):  # a Status that says so follows, unless the coordinator ends before
+        elif isinstance(message, e.EndRun):  # a Status that says so follows, unless the connection ends before
             self._ending = True
             asyncio.get_running_loop().call_later(FAREWELL_S, self._over.set)
 

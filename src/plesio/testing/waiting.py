@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 POLL_S = 0.02
+LOWEST_PORT, PAIRS = 10_000, 11_000  # all below those that systems hand out to whoever connects somewhere
+
+_tried = itertools.count(64 * os.getpid())  # processes that were started one after the other try others
 
 
 class Hung(Exception):
@@ -26,14 +31,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
 
 
 def free_port() -> int:
-    """A port whose successor is free too."""
+    """A port whose successor is free too. No connection of anybody takes it meanwhile, and nobody is given it twice."""
     while True:
+        port = LOWEST_PORT + 2 * (next(_tried) % PAIRS)
         with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
             try:
+                one.bind(("127.0.0.1", port))
                 two.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
 
