@@ -223,7 +223,7 @@ def test_results_of_a_restarted_pool_are_dealt_once_whatever_was_returned_before
     pool.submit(1)
     pool.finish("x", 1)
     pool.submit(2, count=40)
-    pool.give(s.SlotExited("x", "1", 0, outcome.CRASHED, ""))
+    pool.give(s.SlotLost("x", "1"), s.SlotExited("x", "1", 0, outcome.CRASHED, ""))
     pool.restart()
     pool.slot_up("y")
     pool.finish("y", 2)
@@ -281,6 +281,26 @@ def test_a_worker_that_was_lost_is_nobodys_fault_also_when_its_node_says_so() ->
     assert pool.call(1).state is TaskState.READY and pool.call(1).losses == 1
 
 
+def test_the_last_results_of_a_slot_count_also_when_its_node_is_heard_before_them() -> None:
+    pool = Bench("x")
+    pool.submit(1)
+    pool.give(s.SlotExited("x", "1", 0, outcome.CRASHED, ""))
+    assert runs(pool.submit(2)) == {}, "it gets nothing more"
+    pool.finish("x", 1)
+    assert pool.call(1).state is TaskState.DONE and pool.call(1).losses == 0
+    pool.give(s.SlotLost("x", "1"))
+    assert not pool.state.durable.slots
+
+
+def test_what_a_slot_had_waits_again_when_its_process_and_its_connection_are_gone() -> None:
+    pool = Bench("x")
+    pool.submit(1)
+    pool.give(s.SlotExited("x", "1", 0, outcome.CRASHED, ""))
+    assert pool.call(1).owner == "x"
+    pool.give(s.SlotLost("x", "1"))
+    assert pool.call(1).state is TaskState.READY and not pool.state.durable.slots
+
+
 def test_a_function_that_no_able_node_has_is_not_waited_for() -> None:
     pool = Bench("y")
     pool.slot_up("x", gpu=1.0)
@@ -296,7 +316,7 @@ def test_a_function_is_looked_for_anew_once_who_had_it_is_gone() -> None:
     other = "y" if first == "x" else "x"
     pool.fail(first, 1, outcome.NOT_FOUND)
     assert pool.call(1).owner == other
-    pool.give(s.SlotExited(other, "1", 0, outcome.CRASHED, ""))
+    pool.give(s.SlotLost(other, "1"), s.SlotExited(other, "1", 0, outcome.CRASHED, ""))
     assert pool.call(1).owner == first, "it may have been installed; else it fails"
     pool.fail(first, 1, outcome.NOT_FOUND)
     assert pool.call(1).state is TaskState.DEAD

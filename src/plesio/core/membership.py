@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from plesio.records import Version
 
 SUSPICION_FLOOR_S = 2.0
+AWAY_S = 1.0  # between two signs of life of our own: we stood still
 SILENCE_FACTOR = 5.0  # a silent learner's leases are taken back after so many suspicion deadlines, if needed
 
 
@@ -46,10 +48,17 @@ class Pulse(msgspec.Struct):
         return now_s - self.last_s >= SILENCE_FACTOR * self.deadline_s()
 
 
-def excuse(pulses: Iterable[Pulse], away_s: float) -> None:
-    """Nobody listened for so long: that is no silence of theirs."""
-    for pulse in pulses:
-        pulse.last_s += away_s
+class Listening(msgspec.Struct):
+    """When we were last seen to listen. Owned by a coordinator's process."""
+
+    last_s: float = math.inf
+
+    def goes_on(self, now_s: float, pulses: Iterable[Pulse]) -> None:
+        """We listen now. If we stood still until now, that was no silence of theirs."""
+        away_s, self.last_s = now_s - self.last_s, now_s
+        if away_s > AWAY_S:
+            for pulse in pulses:
+                pulse.last_s += away_s
 
 
 def process_of(incarnation: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from plesio.core import coordinator as core
 from plesio.core import effects as e
 from plesio.core import facts as f
 from plesio.core import stimuli as s
-from plesio.core.membership import excuse
+from plesio.core.membership import Listening
 from plesio.core.spec import RunSpec
 from plesio.core.state import Durable
 from plesio.core.turn import State
@@ -45,7 +44,6 @@ from plesio.wire.frames import Limits
 from plesio.wire.tls import Tls, from_environment
 
 BATCH = 256
-AWAY_S = 1.0  # between two signs of life of our own: we stood still
 LIMITS = {  # what each role may announce, once it is authenticated: control needs no payloads
     "learner": Limits(1 << 20, 0),
     "synchronizer": Limits(16 << 20, 0),
@@ -80,7 +78,7 @@ class Coordinator:
         self.samples = SampleLog(run_dir)
         self.spans = SpanLog(run_dir)
         self.stopping = asyncio.Event()
-        self.awake_s = math.inf  # when our event loop was last seen to run
+        self.listening = Listening()
 
     async def run(self, listener: socket.socket) -> None:
         """Recovers, serves, and returns when told to stop."""
@@ -147,11 +145,9 @@ class Coordinator:
                 self._send("synchronizer", m.Committed(fact.snapshot))
 
     def _awake(self) -> float:
-        """The time. When we stood still until now, nobody is thought silent for it."""
+        """The time, at which we listen."""
         now_s = self.clock.now_s()
-        if (away_s := now_s - self.awake_s) > AWAY_S:
-            excuse(self.state.volatile.pulses.values(), away_s)
-        self.awake_s = now_s
+        self.listening.goes_on(now_s, self.state.volatile.pulses.values())
         return now_s
 
     async def _keep_small(self) -> None:

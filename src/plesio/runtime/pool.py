@@ -11,12 +11,14 @@ import os
 import socket
 import time
 from collections.abc import Coroutine
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from plesio.clock import Clock
+from plesio.core.membership import Listening
 from plesio.core.pool import coordinator as core
 from plesio.core.pool import effects as e
 from plesio.core.pool import facts as f
@@ -105,6 +107,7 @@ class Pool:
         self.later: dict[wire.Channel, list[bytes]] = {}  # what waits a moment for company
         self.failure: Exception | None = None
         self.stopping = asyncio.Event()
+        self.listening = Listening()
 
     async def run(self, listener: socket.socket, local: socket.socket | None = None) -> None:
         """Recovers, serves on both, and returns when told to stop. local: a Unix socket."""
@@ -164,7 +167,7 @@ class Pool:
     def _handle(self, batch: list[s.Stimulus]) -> None:
         """One batch: decide, journal, act; in that order."""
         assert self.journal is not None
-        facts, effects = core.handle(self.state, self.clock.now_s(), batch)
+        facts, effects = core.handle(self.state, self._awake(), batch)
         if facts:
             inline(self.journal.commit(time.time(), facts))
             self.segments.follow(facts, batch)
@@ -213,13 +216,19 @@ class Pool:
         self.outbox, self.later = self.later, {}
         self._send_all()
 
+    def _awake(self) -> float:
+        """The time, at which we listen."""
+        now_s, volatile = self.clock.now_s(), self.state.volatile
+        self.listening.goes_on(now_s, chain(volatile.pulses.values(), volatile.nodes.values()))
+        return now_s
+
     async def _tick(self) -> None:
         deserted_s = self.clock.now_s()
         while True:
             now_s = self.clock.now_s()
             wake_s = core.wake_s(self.state, now_s)
             await asyncio.sleep(0.25 if wake_s is None else min(0.25, max(0.005, wake_s - now_s)))
-            now_s = self.clock.now_s()
+            now_s = self._awake()
             if wake_s is not None and now_s >= wake_s:
                 self._take(s.Tick())
             if self.clients:

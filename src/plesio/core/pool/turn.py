@@ -39,7 +39,7 @@ class Policies(msgspec.Struct, frozen=True):
 class Seat:
     """What is known of a connected slot. Owned by the schedule. tasks: what it has, in order, with the cost of each."""
 
-    __slots__ = ("backlog_s", "leaving", "name", "node", "own", "progress_s", "speed", "tags", "tasks")
+    __slots__ = ("backlog_s", "exited", "leaving", "name", "node", "own", "progress_s", "speed", "tags", "tasks")
 
     def __init__(self, name: str, node: str, tags: tuple[tuple[str, float], ...], now_s: float) -> None:
         self.name = name
@@ -50,6 +50,7 @@ class Seat:
         self.backlog_s = 0.0
         self.speed = 1.0
         self.leaving = False
+        self.exited = False  # its process is gone, and its connection not yet
         self.progress_s = now_s  # when it last finished something, or got something while it had nothing
 
     def offers(self, requires: tuple[tuple[str, float], ...]) -> bool:

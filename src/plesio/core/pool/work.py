@@ -77,15 +77,22 @@ def slot_lost(turn: Turn, stimulus: s.SlotLost) -> None:
     slot = _known(turn, stimulus.slot, stimulus.incarnation)
     if slot is None:
         return
-    turn.volatile.seats.pop(slot.name, None)
-    if slot.node not in turn.volatile.nodes:
+    seat = turn.volatile.seats.pop(slot.name, None)
+    if slot.node not in turn.volatile.nodes or (seat is not None and seat.exited):
         end_slot(turn, slot, "lost")
 
 
 def slot_exited(turn: Turn, stimulus: s.SlotExited) -> None:
-    """Its process is gone: the task it was at is to blame, the others are not."""
+    """Its process is gone: the task it was at is to blame, the others are not.
+
+    Of one that was at none, its last results may still be on their way: it ends with its connection.
+    """
     slot = _known(turn, stimulus.slot, stimulus.incarnation)
     if slot is None:
+        return
+    seat = turn.volatile.seats.get(slot.name)
+    if seat is not None and not stimulus.running:
+        seat.exited = seat.leaving = True
         return
     call = turn.book.leases.get(slot.name, {}).get(stimulus.running)
     if call is not None:
