@@ -1,7 +1,7 @@
 """With this folder on PYTHONPATH every Python process stands still now and then, as on a machine with too much to do.
 
-A test that holds only when things happen in their usual order fails under it within a few runs (`make test-stalled`). What it is
-not: a test, or part of the package. It uses no processor time: a thread sleeps while it holds the interpreter's lock.
+A test that holds only when things happen in their usual order fails under it within a few runs (`make test-stalled`). What
+it is not: a test, or part of the package. It uses no processor time: a thread sleeps while it holds the interpreter's lock.
 """
 
 from __future__ import annotations
