@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 POLL_S = 0.02
+FIRST_PORT, PORTS = 10_000, 10_000  # not those that systems give to connections, nor a pool to its runs
+_PAIR = itertools.count(os.getpid() * 100)  # processes that ask at the same time ask for others
 
 
 class Hung(Exception):
@@ -25,13 +29,13 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
 
 
 def free_port() -> int:
-    """A port whose successor is free too."""
+    """A port whose successor is free too, and which nobody is given by chance before it is used."""
     while True:
+        port = FIRST_PORT + 2 * next(_PAIR) % PORTS
         with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
             try:
+                one.bind(("127.0.0.1", port))
                 two.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
