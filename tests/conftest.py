@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,6 +15,14 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run as Python: read when triton is imported, by whomever
+
+
+with contextlib.suppress(ImportError):  # the Python of `make test-gpu` need not have it
+    from hypothesis import HealthCheck, settings
+
+    # how long an example takes, or is made, says how much this machine has to do, and nothing of what is tested
+    settings.register_profile("plesio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("plesio")
 
 
 @pytest.fixture

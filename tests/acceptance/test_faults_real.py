@@ -59,7 +59,7 @@ def check(summary: dict[str, Any], undisturbed: dict[str, Any], run_dir: Path) -
     assert units["applied"] + units["partial"] == 12 * 256
     assert summary["tokens"] == 12 * 4096
     assert summary["val_loss"] <= 1.05 * undisturbed["val_loss"]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while children_of(run_dir) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert children_of(run_dir) == []
@@ -85,7 +85,7 @@ def kill_all_after(command: list[str], run_dir: Path, tokens: int, environment: 
         time.sleep(0.1)
     assert first.poll() is None, "the run ended before it could be killed"
     first.kill()
-    first.wait(10)
+    first.wait(60)
     while children_of(run_dir) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert children_of(run_dir) == []

@@ -34,7 +34,8 @@ def machines() -> Iterator[Machines]:
 
 def events(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "events.jsonl"
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+    rows = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []  # the last may be half there
+    return [json.loads(row) for row in rows]
 
 
 def waits_beyond_grace_s(story: list[dict[str, Any]], between: tuple[float, float], overlap: int) -> list[float]:

@@ -1,6 +1,7 @@
 """LocalLauncher with real processes; every wait is bounded.
 
-Where torch itself does not matter, the zygote imports an empty module of that name, to save 1.5 s a test.
+Where torch itself does not matter, the zygote imports an empty module of that name, to save 1.5 s a test. Where something is
+to happen during the import, one that takes as long as the test likes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from plesio.launchers.backoff import HEALTHY_S, Backoff, in_a_row
 from plesio.launchers.base import Exit, Launcher, ProcessSpec
 from plesio.launchers.local import LocalLauncher
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; PR_SET_PDEATHSIG")
 either_way = pytest.mark.parametrize("fresh", [False, True], ids=["fork", "fresh"])
 Play = Callable[[Launcher], Awaitable[None]]
@@ -45,14 +46,25 @@ def play(tmp_path: Path) -> Callable[[Play], None]:
 
 
 @pytest.fixture
-def hollow_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "hollow"
-    folder.mkdir()
-    (folder / "torch.py").write_text("def set_num_threads(count): pass\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+def hollow_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module."""
+    module = tmp_path / "hollow" / "torch.py"
+    module.parent.mkdir()
+    module.write_text("def set_num_threads(count): pass\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(module.parent), os.environ.get("PYTHONPATH", "")]))
+    return module
 
 
 hollow = pytest.mark.usefixtures("hollow_torch")
+
+
+@pytest.fixture
+def long_import(hollow_torch: Path) -> Path:
+    """The import of torch goes on as long as there is this file."""
+    hold = hollow_torch.with_name("hold")
+    hold.touch()
+    hollow_torch.write_text(f"import os, time\nwhile os.path.exists({str(hold)!r}): time.sleep(0.01)\n")
+    return hold
 
 
 @pytest.fixture
@@ -83,13 +95,14 @@ def descendants(pid: int) -> list[int]:
     return []
 
 
-async def until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    async with asyncio.timeout(limit_s):
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 @either_way
+@hollow
 def test_a_script_runs_as_main_and_its_exit_code_log_and_atexit_arrive(play, script, tmp_path, fresh):
     path = script(
         "import atexit, os, sys\n"
@@ -171,7 +184,7 @@ def test_a_fork_has_torch_already_and_its_own_random_numbers(play, script, tmp_p
 @either_way
 @hollow
 def test_a_killed_process_is_reported_with_the_signal(play, script, fresh):
-    path = script("import time\ntime.sleep(60)\n")
+    path = script("import time\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         id = await launcher.start(ProcessSpec(name="k", script=path, fresh=fresh))
@@ -222,7 +235,7 @@ def test_a_missing_script_and_a_syntax_error_are_told_too(play, script, tmp_path
 @either_way
 @hollow
 def test_signals_pause_and_resume_a_process(play, script, fresh):
-    path = script("import time\ntime.sleep(60)\n")
+    path = script("import time\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         id = await launcher.start(ProcessSpec(name="p", script=path, fresh=fresh))
@@ -231,7 +244,7 @@ def test_signals_pause_and_resume_a_process(play, script, fresh):
         await until(lambda: state(pid) == "T")
         launcher.signal(id, signal.SIGCONT)
         await until(lambda: state(pid) in "SR")
-        await launcher.stop(id, 5.0)
+        await launcher.stop(id, LIMIT_S)
         assert launcher.poll() == [Exit(id, "p", -15)]
 
     play(scene)
@@ -240,7 +253,7 @@ def test_signals_pause_and_resume_a_process(play, script, fresh):
 @either_way
 @hollow
 def test_stop_kills_what_ignores_the_term_signal(play, script, tmp_path, fresh):
-    path = script("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(60)\n")
+    path = script("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         id = await launcher.start(ProcessSpec(name="deaf", script=path, fresh=fresh))
@@ -253,16 +266,17 @@ def test_stop_kills_what_ignores_the_term_signal(play, script, tmp_path, fresh):
 
 
 @linux
+@hollow
 def test_a_dead_zygote_takes_its_children_and_the_next_start_brings_a_new_one(play, script):
     path = script("import sys, time\ntime.sleep(float(sys.argv[1]))\n")
 
     async def scene(launcher: Launcher) -> None:
-        ids = [await launcher.start(ProcessSpec(name=n, script=path, argv=("60",))) for n in ("a", "b")]
+        ids = [await launcher.start(ProcessSpec(name=n, script=path, argv=("600",))) for n in ("a", "b")]
         pids = [launcher.pid(id) for id in ids]
         os.kill(int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
         ended = [await launcher.wait_exit() for _ in ids]
         assert sorted((e.id, e.code) for e in ended) == [(id, -9) for id in ids]
-        await until(lambda: all(state(pid) == "gone" for pid in pids), 2.0)
+        await until(lambda: all(state(pid) == "gone" for pid in pids))
         again = await launcher.start(ProcessSpec(name="a", script=path, argv=("0",)))
         assert await launcher.wait_exit() == Exit(again, "a", 0)
 
@@ -270,8 +284,8 @@ def test_a_dead_zygote_takes_its_children_and_the_next_start_brings_a_new_one(pl
 
 
 @linux
-def test_a_cancelled_start_leaves_no_process(play, script):
-    path = script("import time\ntime.sleep(60)\n")
+def test_a_cancelled_start_leaves_no_process(play, script, long_import):
+    path = script("import time\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         others = set(descendants(os.getpid()))  # a pool of an earlier test may be about to end
@@ -280,6 +294,7 @@ def test_a_cancelled_start_leaves_no_process(play, script):
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
+        long_import.unlink()
         done = await launcher.start(ProcessSpec(name="d", target="os:getpid"))
         assert await launcher.wait_exit() == Exit(done, "d", 0)
         await until(lambda: len(set(descendants(os.getpid())) - others) == 1)
@@ -314,8 +329,10 @@ def test_a_passed_listening_socket_accepts_in_the_child(play, script, fresh):
 
 @linux
 @pytest.mark.parametrize("moment", ["running", "importing"])
-def test_killing_the_owner_leaves_no_descendant(script, tmp_path, moment):
-    path = script("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)\n")
+def test_killing_the_owner_leaves_no_descendant(script, tmp_path, long_import, moment):
+    if moment == "running":
+        long_import.unlink()
+    path = script("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n")
     owner_code = (
         "import asyncio, sys\nfrom pathlib import Path\n"
         "from plesio.launchers.base import ProcessSpec\nfrom plesio.launchers.local import LocalLauncher\n"
@@ -324,7 +341,7 @@ def test_killing_the_owner_leaves_no_descendant(script, tmp_path, moment):
         "    for name, fresh in (('x', True), ('a', False), ('b', False)):\n"
         "        await launcher.start(ProcessSpec(name=name, script=sys.argv[1], fresh=fresh))\n"
         "    print('started', flush=True)\n"
-        "    await asyncio.sleep(60)\n"
+        "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", owner_code, path, str(tmp_path)], stdout=subprocess.PIPE)
@@ -338,12 +355,13 @@ def test_killing_the_owner_leaves_no_descendant(script, tmp_path, moment):
         owner.kill()
         owner.communicate(timeout=LIMIT_S)
     assert len(family) == wanted
-    asyncio.run(until(lambda: all(state(pid) == "gone" for pid in family), 2.0))
+    asyncio.run(until(lambda: all(state(pid) == "gone" for pid in family)))
 
 
 @linux
+@hollow
 def test_close_ends_everything_at_once_and_twice_is_no_error(play, script):
-    path = script("import time\ntime.sleep(60)\n")
+    path = script("import time\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         others = set(descendants(os.getpid()))

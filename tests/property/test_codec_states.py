@@ -36,7 +36,7 @@ def encoded(codec: Any, inputs: list[Tensor], state: Any) -> tuple[list[bytes], 
     return found, state
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(TEXTS), st.integers(0, 4), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
 def test_what_is_encoded_goes_on_to_the_byte(text: str, before: int, dtype: torch.dtype) -> None:
     codec, inputs = parse(text), tensors(before + 3, dtype)

@@ -21,7 +21,7 @@ whole = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(runs, whole, st.sampled_from([1.0, 0.9, 0.5]), st.sampled_from(list(TOLERANCES)))
 def test_what_was_sent_and_the_residual_are_what_came_in(
     inputs: list[list[float]], inner: str, decay: float, dtype: torch.dtype
@@ -73,7 +73,7 @@ def decode_or_refuse(data: bytes) -> None:
     assert is_finite(packet) == bool(back.isfinite().all())
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     st.sampled_from(samples),
     st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
@@ -89,7 +89,7 @@ def test_mutated_bytes_decode_or_are_refused(
     decode_or_refuse(bytes(mutated[: max(cut, 0)] if cut % 3 == 0 else mutated) + tail)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     decode_or_refuse(data)

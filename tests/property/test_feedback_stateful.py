@@ -167,7 +167,7 @@ class Feedback(RuleBasedStateMachine):
 
 
 TestFeedback = Feedback.TestCase
-TestFeedback.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFeedback.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

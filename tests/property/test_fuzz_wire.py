@@ -21,13 +21,13 @@ def test_twenty_thousand_changed_messages_do_no_harm(part: int) -> None:
     assert 100 < accepted < 4500, "some are valid, most are not"
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.sampled_from(["greeting", *fuzz.DIRECTIONS]), st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_refused(what: str, data: bytes) -> None:
     fuzz.read_body(what, data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=3000), st.randoms(use_true_random=False))
 def test_any_stream_is_frames_or_refused(data: bytes, rng: object) -> None:
     fuzz.read_stream(rng, data)  # type: ignore[arg-type]

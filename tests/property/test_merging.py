@@ -63,7 +63,7 @@ def gathered(packets: list[Packet], factors: list[float]) -> tuple[Tensor, int]:
     return torch.cat([torch.empty(0, dtype=sums_dtype(packets)), *(sums for _, sums in pieces)]), len(pieces)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.sampled_from(TEXTS), st.sampled_from(TEXTS), shapes, st.sampled_from(DTYPES), weights, st.integers(0, 99))
 def test_pieces_are_the_sum_in_the_order_of_the_packets(
     text: str, other: str, shape: tuple[int, ...], dtype: torch.dtype, factors: list[float], seed: int
@@ -134,7 +134,7 @@ def test_packets_of_two_shapes_are_refused_before_anything_is_added() -> None:
     assert total.tolist() == [7.0] * 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 3000),
     st.integers(1, 40),

@@ -78,7 +78,7 @@ def widest_step(inner: str, tensor: Tensor) -> float:
 
 
 @pytest.mark.slow  # a minute
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["int8(8)", "int4(8)", "int2(8)", "nf4(8)", "codebook(16, 8)", "sign(8)"]),
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=19),

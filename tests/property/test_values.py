@@ -11,7 +11,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plesio.errors import ValueRefused
@@ -71,14 +71,14 @@ def same(a: Any, b: Any) -> bool:
     return repr(a) == repr(b)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(values, st.booleans())
 def test_any_value_comes_back_from_any_buffer(value: Any, writable: bool) -> None:
     data = encode(value)
     assert same(decode(bytearray(data) if writable else data), value)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(st.lists(values, max_size=3), st.dictionaries(st.text(max_size=3), values, max_size=3))
 def test_any_call_comes_back_and_names_its_refs(args: list[Any], kwargs: dict[str, Any]) -> None:
     data, needed = encode_call(tuple(args), kwargs)
@@ -87,7 +87,7 @@ def test_any_call_comes_back_and_names_its_refs(args: list[Any], kwargs: dict[st
     decode(data, results=dict.fromkeys(needed, 0))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(arrays, st.data())
 def test_any_view_of_an_array_comes_back(array: np.ndarray, draw: st.DataObject) -> None:
     view = array
@@ -102,7 +102,7 @@ def test_any_view_of_an_array_comes_back(array: np.ndarray, draw: st.DataObject)
         assert back.flags.f_contiguous == view.flags.f_contiguous or back.flags.c_contiguous
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from(
         ["bool", "uint8", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex128"]
@@ -176,7 +176,7 @@ def test_ten_thousand_mutated_values_are_refused_or_bounded() -> None:
 
 
 @pytest.mark.usefixtures("traced")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_value_or_refused(data: bytes) -> None:
     bounded(data)

@@ -306,7 +306,7 @@ class Watched:
         self.take(made("state", self.arrivals.lineage, 4, ends=ends_at(4)), b"")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(events, max_size=40))
 def test_no_order_of_events_makes_it_forget_a_push_or_go_back(told: list[tuple[Any, ...]]) -> None:
     watched = Watched()

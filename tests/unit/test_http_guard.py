@@ -181,10 +181,10 @@ def test_a_connection_without_a_whole_request_is_closed(said: bytes) -> None:
 
     async def run() -> None:
         listener = socket.create_server(("127.0.0.1", 0))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(said)  # it is there when the connection is taken: however slow we are, it came in time
         server = uvicorn.Server(uvicorn.Config(app, http=Quick, ws="none", lifespan="off", log_level="error"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        reader, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(said)
         answered = await asyncio.wait_for(reader.read(), WAIT_S)
         assert answered.startswith(b"HTTP/1.1 200") == said.endswith(b"GET /")
         writer.close()

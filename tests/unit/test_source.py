@@ -29,7 +29,7 @@ def test_lines_of_json_are_their_values(tmp_path: Path) -> None:
     assert source.__getitems__([3, 1, 3]) == [ROWS[3], ROWS[1], ROWS[3]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(st.text(st.characters(exclude_characters="\n\r", exclude_categories=("Cs",)), max_size=12)),
     end=st.booleans(),

@@ -32,7 +32,7 @@ from plesio.wire.tls import load
 
 RETRIES = 1  # of a learner whose script raises
 LEAVE_S = 30.0
-PORTS = range(20000, 60000, 2)
+PORTS = range(20000, 32000, 2)  # below those that systems give to connections
 
 
 class PoolSupervisor(Supervisor):

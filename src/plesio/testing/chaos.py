@@ -109,7 +109,7 @@ def _tail(path: Path) -> str:
 def leftovers(mark: str) -> list[str]:
     """Processes that outlive their command."""
     try:
-        wait_for(lambda: not marked(mark), "no process is left", 10)
+        wait_for(lambda: not marked(mark), "no process is left")
     except Hung:
         return [f"processes {marked(mark)} are left"]
     return []

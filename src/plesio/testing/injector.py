@@ -18,7 +18,7 @@ from plesio.testing.waiting import wait_for
 
 SLOW_BPS = 120e3  # a state of 270 kB takes 2 s
 START_S = 60.0  # at most, until a process has started, on a machine that is busy
-DIES_S = 10.0  # at most, from a signal to its effect
+DIES_S = 60.0  # at most, from a signal to its effect
 SUSPECTED_S = 2.3  # a little more than the least silence after which a name may be taken over
 
 

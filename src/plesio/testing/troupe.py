@@ -62,7 +62,7 @@ class Command:
 
     def running(self, name: str) -> int:
         """The same; waits for one that is being started again."""
-        found: int = wait_for(lambda: self.pid_of(name), f"{name} runs", 30)
+        found: int = wait_for(lambda: self.pid_of(name), f"{name} runs")
         return found
 
     def kill_all(self) -> None:
@@ -70,7 +70,7 @@ class Command:
         for pid in (self.process.pid, *marked(self.mark)):
             send(pid, signal.SIGKILL)
         self.process.wait(10)
-        wait_for(lambda: not marked(self.mark), f"{self.mark} is gone", 10)
+        wait_for(lambda: not marked(self.mark), f"{self.mark} is gone")
 
     def end(self, seconds: float = END_S) -> int:
         """Its exit code, once it ends by itself. Raises Hung."""

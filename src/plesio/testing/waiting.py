@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 POLL_S = 0.02
-LOWEST_PORT, PAIRS = 10_000, 11_000  # all below those that systems hand out to whoever connects somewhere
-
-_tried = itertools.count(64 * os.getpid())  # processes that were started one after the other try others
+FIRST_PORT, PORTS = 10_000, 10_000  # not those that systems give to connections, nor a pool to its runs
+_PAIR = itertools.count(os.getpid() * 100)  # processes that ask at the same time ask for others
 
 
 class Hung(Exception):
@@ -31,9 +30,9 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
 
 
 def free_port() -> int:
-    """A port whose successor is free too. No connection of anybody takes it meanwhile, and nobody is given it twice."""
+    """A port whose successor is free too, and which nobody is given by chance before it is used."""
     while True:
-        port = LOWEST_PORT + 2 * (next(_tried) % PAIRS)
+        port = FIRST_PORT + 2 * next(_PAIR) % PORTS
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("127.0.0.1", port))
