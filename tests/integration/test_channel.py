@@ -20,7 +20,7 @@ from plesio.wire.frames import HEADER, header
 from plesio.wire.server import Server, serve
 
 TOKEN = "a secret"
-WAIT_S = 60.0
+WAIT_S = 150.0
 Got = tuple[bytes, bytes]
 
 

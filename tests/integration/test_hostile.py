@@ -36,7 +36,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny.py"
 EPOCHS = 60
 UNITS = EPOCHS * 32
 GROWTH_BYTES = 64 << 20
-WAIT_S = 60.0
+WAIT_S = 150.0
 CODEC = codecs.parse("none")
 
 

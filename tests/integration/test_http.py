@@ -30,7 +30,7 @@ from plesio.web.events import MOST_LISTENERS
 
 PLESIO = [sys.executable, "-m", "plesio"]
 DOCS = Path(__file__).parents[2] / "docs" / "http.md"
-WAIT_S = 60.0
+WAIT_S = 150.0
 JSON = {"Content-Type": "application/json"}
 MODULE = """
 import time

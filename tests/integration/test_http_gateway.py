@@ -14,7 +14,7 @@ from plesio.web import gateway as gatewaying
 from plesio.web.gateway import Gateway
 from plesio.web.problems import Refusal
 
-WAIT_S = 60
+WAIT_S = 150.0
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from plesio.testing import lockstorm
 from plesio.testing.poolcrew import PoolCrew
 from plesio.testing.waiting import wait_for
 
-WAIT_S = 60.0
+WAIT_S = 150.0
 HOLDER = """
 import sys
 from pathlib import Path

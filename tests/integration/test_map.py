@@ -23,7 +23,7 @@ from plesio.testing.waiting import wait_for
 
 MAPPED = str(Path(__file__).parents[1] / "scripts" / "mapped.py")
 PLESIO = [sys.executable, "-m", "plesio"]
-WAIT_S = 60.0
+WAIT_S = 150.0
 
 
 def fn(name: str) -> str:

@@ -28,7 +28,7 @@ from plesio.tasks.embedded import attach
 from plesio.testing.waiting import kept_port, wait_for
 
 PLESIO = [sys.executable, "-m", "plesio"]
-WAIT_S = 60.0
+WAIT_S = 150.0
 MODULE = """
 import time
 from pathlib import Path

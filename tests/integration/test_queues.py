@@ -18,7 +18,7 @@ from plesio.tasks import Client
 from plesio.testing.poolcrew import children
 from plesio.testing.waiting import wait_for
 
-WAIT_S = 60
+WAIT_S = 150.0
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from plesio.testing.poolcrew import PoolCrew
 from plesio.testing.waiting import wait_for
 
 CALLS = str(Path(__file__).parents[1] / "scripts" / "calls.py")
-WAIT_S = 60
+WAIT_S = 150.0
 SLOW_MODULE = """
 import builtins, os, pathlib, select, signal
 assert not hasattr(builtins, "half")  # as torch, it cannot be imported again by a process that has half of it

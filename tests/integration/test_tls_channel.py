@@ -21,7 +21,7 @@ from plesio.wire.server import Server, serve
 from plesio.wire.tls import Tls, load
 
 TOKEN = "a secret"
-WAIT_S = 60.0
+WAIT_S = 150.0
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ class Hung(Exception):
     """What was waited for did not happen."""
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 150.0) -> Any:
     """The first true value. Raises Hung."""
     until_s = time.monotonic() + seconds
     while not (found := condition()):
