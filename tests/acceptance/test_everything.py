@@ -10,7 +10,7 @@ from plesio.testing.everything import Everything
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("seed", [1])
 def test_one_pool_under_everything_at_once(seed: int, tmp_path: Path) -> None:
     row = Everything(seed, tmp_path).run()

@@ -16,7 +16,7 @@ from plesio.testing.poolup import PoolUp, descendants
 from plesio.testing.waiting import wait_for
 
 STEADY = Path(__file__).parents[1] / "scripts" / "steady.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "flaky.py"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_model_that_no_connection_lives_long_enough_for_is_trained(tmp_path: Path) -> None:
     words = ["run", "--json", "--name", "r", "--learners", "2", "--strategy", "localsgd", "--every", "4"]
     done = subprocess.run(

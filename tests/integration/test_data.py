@@ -130,7 +130,7 @@ def test_images_are_decoded_by_whoever_prepares_them(tmp_path: Path, client: Cli
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_run_whose_batches_others_prepare_loses_and_repeats_no_unit(source: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     os.environ |= {"FEEDING": str(log), "FEEDING_SOURCE": source}

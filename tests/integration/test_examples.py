@@ -36,7 +36,7 @@ def test_an_example_of_tasks_says_what_it_should(name: str, says: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_the_whole_flow_says_what_readme_says(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "whole_flow.py")]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=220, check=False)

@@ -366,7 +366,7 @@ async def crowds(it: Mallory) -> None:
         writer.close()
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(480)
 def test_garbage_on_the_ports_is_refused_by_name_and_changes_nothing(run: Run) -> None:
     run.wait_for(lambda: len(run.events("RoundClosed")) > 8, "the run starts")
     before = run.resident_bytes()
@@ -405,7 +405,7 @@ def test_garbage_on_the_ports_is_refused_by_name_and_changes_nothing(run: Run) -
         assert "Traceback" not in (run.folder / "runs" / "r" / "logs" / f"{name}.log").read_text()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_a_second_learner_of_the_same_name_is_told_so(run: Run) -> None:
     run.wait_for(lambda: len(run.events("RoundClosed")) > 3, "the run starts")
     command = [*PLESIO, "join", f"127.0.0.1:{run.port}", "--token-file", str(run.token_file), "--name", "twin"]

@@ -441,7 +441,7 @@ def before_call(context, case, kwargs):
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_every_answer_is_as_the_document_says_whatever_is_asked(tmp_path: Path) -> None:
     """All checks of schemathesis, on a pool of its own: it pauses queues, too. Not of /v1/events, which never ends."""
     (tmp_path / "hooks.py").write_text(HOOKS)

@@ -15,7 +15,7 @@ from plesio.testing.poolup import PoolUp
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 STRATEGY = ("--strategy", "decoupled(every=8)", "--start-rounds", "4")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(scope="module")

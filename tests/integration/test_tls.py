@@ -114,7 +114,7 @@ def no_process_names(secret: bytes) -> None:
             continue
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_a_whole_run_over_tls_with_a_joiner_while_others_are_turned_away(
     start: Callable[[str], Run], folder: Path
 ) -> None:
