@@ -1,8 +1,7 @@
-"""I5 on the shipped learner: merged, under way, residual and unsent are together all the work that was done."""
+"""I5 on the shipped learner: merged, under way and unsent, with what packets lost, are together all that was done."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +19,9 @@ from plesio.core.arrival import Load
 from plesio.core.spec import RunSpec
 from plesio.records import Version
 from plesio.runtime import participant as runtime
-from plesio.runtime.coding import Coding
 from plesio.runtime.fragments import pack_state, unpack_state
 from plesio.runtime.learner import LearnerEngine
+from plesio.runtime.replica import Replica
 from plesio.strategies.presets import Decoupled
 from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
@@ -156,8 +155,8 @@ class Feedback(RuleBasedStateMachine):
         found = self.gone + (participant.replica.anchor - local)
         for seq in self.in_flight:
             found = found + self.packet(seq)
-        if participant.coding.state is not None:
-            found = found + participant.coding.state.residual
+        if (lost := participant.coding._lost) is not None:  # the model has it back before it is looked at
+            found = found + lost
         torch.testing.assert_close(found, self.work, rtol=1e-9, atol=1e-6)
 
     @invariant()
@@ -170,19 +169,43 @@ TestFeedback = Feedback.TestCase
 TestFeedback.settings = settings(max_examples=60, stateful_step_count=40)
 
 
-def test_a_learner_that_forgets_its_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = Coding.encode
-
-    def forgetful(self: Any, push: Any, *rest: Any) -> None:
-        encode(self, push, *rest)
-        self.state = dataclasses.replace(self.state, residual=torch.zeros_like(self.state.residual))
-
+def test_a_learner_that_forgets_what_packets_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "keep", lambda self, lost: None)
     machine = Feedback()
-    monkeypatch.setattr(Coding, "encode", forgetful)
     for _ in range(EVERY):
         machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    machine.version_arrives(1, 0.0)
     with pytest.raises(AssertionError):
         machine.nothing_of_the_work_is_missing()
+    machine.teardown()
+
+
+def test_what_a_packet_lost_stays_in_the_local_model_and_goes_with_the_next_one() -> None:
+    machine = Feedback()
+    for _ in range(EVERY):
+        machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    lost = machine.work - machine.packet(1)
+    assert bool(lost.any())
+    machine.version_arrives(1, 0.0)
+    replica = machine.participant.replica
+    torch.testing.assert_close(replica.outer - machine.parameter.detach().flatten(), lost)
+    torch.testing.assert_close(replica.take_delta(), lost)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["while it is under way", "after its version"])
+def test_steps_that_do_not_count_leave_what_packets_lost(arrives: bool) -> None:
+    machine = Feedback()
+    for _ in range(EVERY):
+        machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    lost, replica = machine.work - machine.packet(1), machine.participant.replica
+    if arrives:
+        machine.version_arrives(1, 3.0)
+    else:
+        replica.keep(machine.participant.coding.take_lost())
+    machine.optimizer_steps([1.0, 2.0, 3.0, 4.0])
+    replica.discard()
+    torch.testing.assert_close(replica.anchor - machine.parameter.detach().flatten(), lost)
     machine.teardown()
 
 
@@ -193,7 +216,7 @@ def learner() -> Iterator[Feedback]:
     for _ in range(EVERY + 1):
         machine.optimizer_steps([127.0, 0.3, -5.5, 77.7])
     machine.settled()
-    assert bool(machine.participant.coding.state.residual.any())
+    assert bool(machine.packet(1).any())
     yield machine
     machine.teardown()
 
@@ -214,7 +237,7 @@ def test_who_joins_anew_says_that_what_feedback_kept_is_dropped(
     rejoin(learner)
     said = capsys.readouterr().err
     assert "a joins anew: its generation was ended; 3 steps and what feedback kept of earlier ones dropped\n" in said
-    assert learner.participant.coding.state is None
+    assert not learner.participant.replica.keeps_something and learner.participant.coding.take_lost() is None
 
 
 def test_who_joins_anew_without_a_residual_does_not_speak_of_feedback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,14 +248,19 @@ def test_who_joins_anew_without_a_residual_does_not_speak_of_feedback(capsys: py
     assert "a joins anew: its generation was ended; 1 steps dropped\n" in capsys.readouterr().err
 
 
-def test_a_residual_of_rounds_of_another_kind_is_dropped_out_loud(
+def test_a_residual_of_gradients_is_dropped_out_loud_before_changes(
     learner: Feedback, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    coding = learner.participant.coding
+    coding.use("ef(int8(2))", False, learner.participant.layout)
+    learner.optimizer_steps([127.0, 0.3, -5.5, 77.7])
+    coding.wait()
+    assert coding.encoder is not None and bool(coding.encoder.state.residual.any())
     monkeypatch.setattr(learner.participant.replica, "enter", lambda kind: True)
     learner.version_arrives(1, 0.0)
-    learner.participant.coding.wait()
+    coding.wait()
     assert "a: what feedback kept is dropped: the next rounds are of another kind\n" in capsys.readouterr().err
-    assert learner.participant.coding.state is None
+    assert coding.encoder.state is None
 
 
 def test_a_residual_of_what_is_rolled_back_is_dropped_out_loud(
@@ -244,4 +272,4 @@ def test_a_residual_of_what_is_rolled_back_is_dropped_out_loud(
         participant._load(Version(2, 0), value, Load(rolled_back=True))
         participant.coding.wait()
     assert capsys.readouterr().err.count("a: what feedback kept is dropped: what it was kept of is rolled back\n") == 1
-    assert participant.coding.state is None
+    assert not participant.replica.keeps_something

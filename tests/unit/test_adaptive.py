@@ -107,10 +107,10 @@ class SlowLink:
 def test_a_learner_tells_its_codec_what_its_link_does() -> None:
     link: Any = SlowLink()
     coding = Coding(link, queue.SimpleQueue())
-    coding.use("adaptive", Layout(["w"], [(256, 256)], torch.float32))
+    coding.use("adaptive", True, Layout(["w"], [(256, 256)], torch.float32))
     for seq in range(2):
         push = Contribution("run", "a", 1, seq, (Version(1, 0),), 1, 1)
-        coding.push(push, NORMAL, b"", b"")
+        coding.push(push, NORMAL.clone(), b"", b"")
         coding.wait()
     coding.stop()
     assert FIRST == 1 and link.sizes[0] > 6 * link.sizes[1], "int8, then signs"

@@ -116,13 +116,12 @@ def linear() -> Job:
 
 
 @pytest.mark.parametrize("text", ["sign", "topk(1/16)+int4"])
-def test_changes_that_arrive_late_go_without_outer_momentum_and_not_with_it(text: str) -> None:
+def test_what_arrives_rounds_late_does_not_overshoot_with_outer_momentum_either(text: str) -> None:
+    """Learners go on from what they sent and what was lost of it: who does not know that sends it again and again."""
     start = linear().held_out(linear().model)
-    ends = [
-        train(linear(), spec(Schedule.of(strategy, Sync(), 60), 30_000, text, "int8"), looks=1).losses[-1][1]
-        for strategy in (Decoupled(every=30), Decoupled(every=30, momentum=0.0, lr=1.0))
-    ]
-    assert ends[1] < start / 20 and ends[0] > 4 * ends[1]
+    for strategy in (Decoupled(every=30), Decoupled(every=30, momentum=0.0, lr=1.0)):
+        asked = spec(Schedule.of(strategy, Sync(), 60), 30_000, text, "int8", gradients="int8")
+        assert train(linear(), asked, looks=1).losses[-1][1] < start / 25
 
 
 def test_one_round_of_plain_averaging_is_the_mean_of_what_each_learner_would_have_done_alone() -> None:

@@ -9,7 +9,7 @@ link. text: codecs by name. Each other file is one registered codec, or a few. d
 
 from plesio.codecs.adaptive import Adaptive, Link, told
 from plesio.codecs.base import Codec, Stage
-from plesio.codecs.compose import Chain, ErrorFeedback, with_feedback, without_feedback
+from plesio.codecs.compose import Chain, ErrorFeedback, lost, with_feedback, without_feedback
 from plesio.codecs.lossless import Zstd
 from plesio.codecs.merging import merged
 from plesio.codecs.packets import Packet, dtype_of
@@ -37,6 +37,7 @@ __all__ = [
     "for_parameter",
     "is_finite",
     "load_state",
+    "lost",
     "merged",
     "parse",
     "save_state",

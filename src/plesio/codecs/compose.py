@@ -136,14 +136,19 @@ class ErrorFeedback:
             raise CodecError(f"codec {self!r} has a residual of shape {was} and got a tensor of shape {now}")
         carried = torch.add(tensor.detach(), state.residual, alpha=self.decay)
         packet, inner = self.codec.encode(carried.to(tensor.dtype), state.inner)
-        accumulate(packet, carried, -1.0)  # the residual now
-        if not math.isfinite(carried.sum(dtype=torch.float64)):
-            raise CodecError(f"codec {self!r} cannot carry NaN or Inf; check the loss")
-        return packet, FeedbackState(carried, inner)
+        return packet, FeedbackState(lost(self, packet, carried), inner)
 
     def wire_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """See Codec.wire_bytes."""
         return self.codec.wire_bytes(shape, dtype)
+
+
+def lost(codec: Codec, packet: Packet, tensor: Tensor) -> Tensor:
+    """What the codec's packet lost of the tensor, which becomes it. Raises CodecError for NaN and Inf."""
+    accumulate(packet, tensor, -1.0)
+    if not math.isfinite(tensor.sum(dtype=torch.float64)):
+        raise CodecError(f"codec {codec!r} cannot carry NaN or Inf; check the loss")
+    return tensor
 
 
 def with_feedback(codec: Codec) -> Codec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from plesio import codecs
 from plesio.codecs.packets import Packet
-from plesio.codecs.states import holds_back
 from plesio.errors import CodecError
 from plesio.records import Contribution, Version
 from plesio.runtime import buffers
+from plesio.runtime.encoder import Encoder
 from plesio.runtime.fragments import Layout, unpack_state
 from plesio.runtime.link import Link
 from plesio.runtime.outerstate import digest
@@ -47,19 +46,19 @@ class Coding:
         self.events = events
         self.track = Track()  # timed spans of the thread
         self.packets: dict[int, bytes] = {}
-        self.codec: Any = None
-        self.state: Any = None  # of the codec: its residual
-        self._text = ""  # the codec's, or of the one to come
+        self.encoder: Encoder | None = None
+        self._use: tuple[str, bool] | None = None  # what the encoder is for, or the one to come
         self._encoded_s = 0.0  # when the last change came; 0: none did
+        self._lost: Tensor | None = None  # by packets since it was taken
         self._newest: Newest | None = None  # that was not taken yet
-        self._lock = threading.Lock()  # of _newest
+        self._lock = threading.Lock()  # of _lost and _newest
         self._worker = Worker("plesio-codec")
 
-    def use(self, text: str, layout: Layout) -> None:
-        """After what is under way this codec, for a model of that layout, with feedback if it loses anything."""
-        if text != self._text:
-            self._text = text
-            self._worker.submit(self._use, codecs.with_feedback(layout.bound(codecs.parse(text))))
+    def use(self, text: str, changes: bool, layout: Layout) -> None:
+        """After what is under way this codec, for changes or gradients. Raises UserError for a bad text."""
+        if (text, changes) != self._use:
+            self._use = text, changes
+            self._worker.submit(setattr, self, "encoder", Encoder(text, changes, layout))
 
     def push(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
         """Encodes and sends. value: (n,), handed over."""
@@ -85,18 +84,24 @@ class Coding:
         for seq in seqs:
             self.packets.pop(seq, None)
 
-    def drop_feedback(self, why: str) -> None:
-        """After what is under way, out loud: the residual is of something else than what follows."""
-        self._worker.submit(self._drop_state, why)
-
-    def start_anew(self) -> bool:
-        """Nothing that was encoded counts any more. Had feedback kept something?"""
+    def drop_feedback(self) -> bool:
+        """After what is under way: the residual is of something else than what follows. Was there any?"""
         self.wait()
-        kept, self.state, self._encoded_s = holds_back(self.state), None, 0.0
+        return self.encoder is not None and self.encoder.drop()
+
+    def start_anew(self) -> None:
+        """Nothing that was encoded counts any more."""
+        self.drop_feedback()
+        self._encoded_s = 0.0
         self.packets.clear()
         with self._lock:
-            self._newest = None
-        return kept
+            self._newest = self._lost = None
+
+    def take_lost(self) -> Tensor | None:
+        """What packets of changes lost since it was taken: (n,), the caller's."""
+        with self._lock:
+            found, self._lost = self._lost, None
+        return found
 
     def wait(self) -> None:
         """Returns when the thread has done all that it was given."""
@@ -108,17 +113,20 @@ class Coding:
 
     def encode(self, push: Contribution, value: Tensor, own_buffers: bytes, rule: bytes) -> None:
         """On the thread."""
+        assert self.encoder is not None
         began_s = time.monotonic()
-        if self.state is None:
-            self.state = self.codec.init(value)
-        if self.codec.varies and self._encoded_s and (bytes_per_s := self.link.bytes_per_s()):
-            self.state = codecs.told(self.codec, self.state, codecs.Link(bytes_per_s, began_s - self._encoded_s))
+        link = None
+        if self.encoder.codec.varies and self._encoded_s and (bytes_per_s := self.link.bytes_per_s()):
+            link = codecs.Link(bytes_per_s, began_s - self._encoded_s)
         self._encoded_s = began_s
-        packet, self.state = self.codec.encode(value, self.state)
+        packet, lost = self.encoder.encode(value, link)
         buffers.read(own_buffers)
         if not codecs.is_finite(packet):  # the synchronizer would turn it away
             raise CodecError("the model's change holds NaN or Inf; check the loss")
         data = packet.to_bytes()
+        if lost is not None:
+            with self._lock:
+                self._lost = lost if self._lost is None else self._lost.add_(lost)
         self.packets[push.seq] = data
         self.track.add(Kind.ENCODE, began_s, time.monotonic() - began_s, push.seq)
         push = msgspec.structs.replace(push, digest=digest(data), size_bytes=len(data))
@@ -149,15 +157,6 @@ class Coding:
             if self._newest is newest:
                 self._newest = None
         return newest.made, newest.value
-
-    def _use(self, codec: codecs.Codec) -> None:
-        self.codec, self.state = codec, None
-
-    def _drop_state(self, why: str) -> None:
-        if holds_back(self.state):
-            name = self.link.identity.name
-            print(f"plesio: {name}: what feedback kept is dropped: {why}", file=sys.stderr, flush=True)
-        self.state = None
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         """An error is raised on the main thread."""

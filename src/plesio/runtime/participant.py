@@ -112,6 +112,7 @@ class Participant:
 
     def push_delta(self, last: bool) -> None:
         """What is not sent yet leaves; the local model goes on from there."""
+        self.replica.keep(self.coding.take_lost())
         self._push(self.replica.take_delta(), last)
 
     def _push(self, value: Tensor, last: bool) -> None:
@@ -201,8 +202,11 @@ class Participant:
             self.released = True
             return
         lost = self.book.unsent.steps + sum(w.steps for w in self.book.in_flight.values())
-        kept = " and what feedback kept of earlier ones" if self.coding.start_anew() else ""
-        print(f"plesio: {self.settings.name} joins anew: {why}; {lost} steps{kept} dropped", file=sys.stderr, flush=True)
+        kept = " and what feedback kept of earlier ones" if self._drop_feedback() else ""
+        self.coding.start_anew()
+        print(
+            f"plesio: {self.settings.name} joins anew: {why}; {lost} steps{kept} dropped", file=sys.stderr, flush=True
+        )
         self.rejoins += 1
         self.units.clear()
         self.waiting_for, self.nothing_left = None, False
@@ -245,6 +249,7 @@ class Participant:
     def _advance_to(self, made: m.VersionMade, value: Any, order: Advance) -> None:
         """The base becomes this version."""
         self._forget(order.settled)
+        self.replica.keep(self.coding.take_lost())
         self.replica.advance(made.kind, value, made.buffers)
         if made.evaluator == self.settings.name:
             self._evaluate(made.version)
@@ -259,10 +264,11 @@ class Participant:
         """The base becomes this state."""
         if order.rolled_back:
             self.coding.wait()  # until all that is under way is packets
+            self.replica.keep(self.coding.take_lost())
             self.replica.give_back(self.coding.packets[seq] for seq in order.back)
         self._forget([*order.back, *order.settled])
-        if order.rolled_back and not order.keep:
-            self.coding.drop_feedback("what it was kept of is rolled back")
+        if order.rolled_back and not order.keep and self._drop_feedback():
+            self._say("what feedback kept is dropped: what it was kept of is rolled back")
         _, flat, tensors = value
         if order.keep:
             self.replica.move_to(flat, tensors)
@@ -280,9 +286,18 @@ class Participant:
         assert self.arrivals.spec is not None
         self.link.identity.base = version
         kind = self.arrivals.strategy().kind
-        if self.replica.enter(kind):
-            self.coding.drop_feedback("the next rounds are of another kind")  # gradients are no deltas
-        self.coding.use(self.arrivals.spec.uplink_of(kind), self.layout)
+        if self.replica.enter(kind) and self._drop_feedback():  # gradients are no deltas
+            self._say("what feedback kept is dropped: the next rounds are of another kind")
+        self.coding.use(self.arrivals.spec.uplink_of(kind), kind == "local", self.layout)
+
+    def _drop_feedback(self) -> bool:
+        """What packets lost so far is of something else than what follows. Was it anything?"""
+        kept = self.coding.drop_feedback()
+        self.replica.keep(self.coding.take_lost())
+        return self.replica.keeps_something or kept
+
+    def _say(self, what: str) -> None:
+        print(f"plesio: {self.settings.name}: {what}", file=sys.stderr, flush=True)
 
     def _forget(self, seqs: list[int]) -> None:
         self.coding.forget(seqs)

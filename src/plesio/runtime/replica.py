@@ -24,6 +24,7 @@ class Replica:
     """Owned by the learner's main thread. outer, anchor: (n,) in the model's dtype.
 
     outer: the base, the newest version as all learners see it. anchor: anchor - local is the change not sent yet.
+    kept: the part of that change which was sent once, and which packets lost.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Replica:
         self._scratch = torch.empty(self.layout.numel, dtype=self.layout.dtype)
         self.outer = torch.empty_like(self._scratch)
         self.anchor = torch.empty_like(self._scratch)
+        self.kept: Tensor | None = None
 
     def enter(self, kind: Kind) -> bool:
         """The next rounds are of this kind. Returns whether gradients (or deltas) were another thing before."""
@@ -65,7 +67,19 @@ class Replica:
         local = self.layout.gather(self.parameters, self._scratch)
         delta = self.anchor - local
         self.anchor.copy_(local)
+        self.kept = None
         return delta
+
+    def keep(self, lost: Tensor | None) -> None:
+        """What packets lost of a change is not sent: it stays in the local model, and goes with the next one. lost: (n,)."""
+        if lost is not None:
+            self.anchor.add_(lost)
+            self.kept = lost if self.kept is None else self.kept.add_(lost)
+
+    @property
+    def keeps_something(self) -> bool:
+        """Of what was sent once?"""
+        return self.kept is not None and bool(self.kept.any())
 
     def own_buffers(self) -> bytes:
         """The model's buffers, if they are no longer the base's; b'' if they are."""
@@ -96,6 +110,7 @@ class Replica:
         self.layout.scatter(flat, self.parameters)
         self.outer.copy_(flat)
         self.anchor.copy_(flat)
+        self.kept = None
 
     def move_to(self, flat: Tensor, tensors: dict[str, Tensor]) -> None:
         """The base becomes this state; the work that is not sent is kept, on top of it."""
@@ -123,7 +138,7 @@ class Replica:
     def discard(self) -> None:
         """The steps since the last push do not count."""
         if self.kind == "local":
-            self.layout.scatter(self.outer, self.parameters)
+            self.layout.scatter(self.anchor if self.kept is None else self.anchor - self.kept, self.parameters)
         self.optimizer.noted = False
 
     def settle(self) -> None:

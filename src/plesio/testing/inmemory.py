@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from plesio.codecs import Packet
 from plesio.core.effects import CloseRound
 from plesio.core.spec import RunSpec
 from plesio.records import Contribution, Version
+from plesio.runtime.encoder import Encoder
 from plesio.runtime.fragments import unpack_state
 from plesio.runtime.outerstate import OuterState
 from plesio.runtime.replica import Replica
@@ -50,7 +50,7 @@ class Course:
 
 
 class Peer:
-    """One learner: its replica, and its codec with feedback, as the codec thread of a real one holds them."""
+    """One learner: its replica, and its encoder, as the codec thread of a real one holds it."""
 
     def __init__(self, job: Job, number: int, spec: RunSpec) -> None:
         self.job = job
@@ -67,9 +67,8 @@ class Peer:
             self._use(strategy)
 
     def _use(self, strategy: Strategy) -> None:
-        codec = codecs.parse(self.spec.uplink_of(strategy.kind))
-        self.codec = codecs.with_feedback(self.replica.layout.bound(codec))
-        self.state: Any = None  # the residual of gradients is no residual of deltas
+        text = self.spec.uplink_of(strategy.kind)
+        self.encoder = Encoder(text, strategy.kind == "local", self.replica.layout)
 
     def work(self, strategy: Strategy) -> bytes:
         """The steps of one round; the push."""
@@ -82,9 +81,8 @@ class Peer:
             optimizer.step()
             self.steps += 1
         value = self.replica.take_delta() if strategy.kind == "local" else self.replica.take_gradient()
-        if self.state is None:
-            self.state = self.codec.init(value)
-        packet, self.state = self.codec.encode(value, self.state)
+        packet, lost = self.encoder.encode(value)
+        self.replica.keep(lost)
         return packet.to_bytes()
 
 
