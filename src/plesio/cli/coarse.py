@@ -1,8 +1,8 @@
 """What a run does about a codec that loses much of each change, as sign, topk and randomk do.
 
-Feedback sends later what was lost, so that changes arrive rounds late. That goes neither with large outer momentum nor with
-versions that come down as late, and gradients lose more by it than the changes of many steps do (docs/codecs.md has the
-figures): such a codec is for changes, on the way up, and the user is told.
+What was lost is sent later, so that changes arrive rounds late. That does not go with versions that come down as late, and
+gradients lose more by it than the changes of many steps do (docs/codecs.md has the figures): such a codec is for changes, on
+the way up, and the user is told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ FINE = frozenset(
     {"none", "bf16", "fp16", "int8", "int4", "nf4", "codebook"}
 )  # known without torch, which takes a second
 COARSE = 0.05  # of a change's squares
-MOMENTUM = 0.5  # of outer steps; what goes well with late changes
 INSTEAD = "int8"
 SAMPLE = (256, 256)  # values, as a matrix: some codecs go by shape
 
@@ -35,11 +34,11 @@ def lost(text: str) -> float:
 
 
 class Advice(NamedTuple):
-    """Codecs beside the one that the user named, and what to tell of them. gradient_uplink: '' for the same."""
+    """Codecs beside the one that the user named, and what to tell of them. gradient_uplink: '' for the same. told: or ''."""
 
     gradient_uplink: str
     downlink: str
-    told: list[str]
+    told: str
 
 
 def advise(text: str, schedule: Schedule) -> Advice:
@@ -47,15 +46,9 @@ def advise(text: str, schedule: Schedule) -> Advice:
     strategies = [phase.strategy for phase in schedule.phases]
     share = lost(text)
     if share <= COARSE or all(strategy.kind == "replicated" for strategy in strategies):
-        return Advice("", text, [])
-    told = [f"codec {text!r} loses {share:.0%} of a change at first; versions come down as {INSTEAD}"]
+        return Advice("", text, "")
+    told = f"codec {text!r} loses {share:.0%} of a change at first; versions come down as {INSTEAD}"
     gradients = {strategy.sends for strategy in strategies} == {"gradient", "delta"}
     if gradients:
-        told[0] += ", and gradients of the rounds before changes go up as that"
-    for strategy in strategies:
-        if strategy.sends == "delta" and strategy.outer.momentum > MOMENTUM:
-            told.append(
-                f"what arrives late does not go with the outer momentum {strategy.outer.momentum:g} of {strategy.name!r}: "
-                f"the loss may grow; write --strategy '{strategy.name}(momentum=0, lr=1)'"
-            )
+        told += ", and gradients of the rounds before changes go up as that"
     return Advice(INSTEAD if gradients else "", INSTEAD, told)

@@ -53,8 +53,8 @@ def make_spec(
     schedule = parse_schedule(strategy, every, start_rounds)
     text = codec or ("none" if schedule.phases[-1].strategy.sends == "gradient" else "int8")
     advice = advise(text, schedule)
-    for line in advice.told:
-        print(f"plesio: {line}", file=sys.stderr)
+    if advice.told:
+        print(f"plesio: {advice.told}", file=sys.stderr)
     return RunSpec(
         run=name,
         learners=learners,
