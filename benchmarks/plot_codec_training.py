@@ -1,6 +1,7 @@
 """Draws benchmarks/results/codec_training.json as docs/codec_training.svg: held-out loss by tokens, a line a codec.
 
-Only float32 versions down; means over the seeds that all lines have. Strategies other than the first are dashed.
+Only float32 versions down; means over the seeds that all lines have. Strategies other than the first are dashed. Prints
+the table of docs/codecs.md.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def svg(drawn: list[Line], first: str) -> str:
     body += f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">committed tokens; nats per byte</text>'
     codecs = list(dict.fromkeys(codec for codec, _, _ in drawn))
     for number, (codec, strategy, line) in enumerate(drawn):
-        colour, dash = COLOURS[codecs.index(codec) % len(COLOURS)], "" if strategy == first else ' stroke-dasharray="5 4"'
+        colour, dash = (
+            COLOURS[codecs.index(codec) % len(COLOURS)],
+            "" if strategy == first else ' stroke-dasharray="5 4"',
+        )
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
         body += f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"{dash} points="{path}"/>'
         x, y = WIDTH - RIGHT + 10, TOP + 10 + 18 * number
@@ -69,12 +73,28 @@ def svg(drawn: list[Line], first: str) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {style}>{body}</svg>\n'
 
 
+def table(rows: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
+    """Markdown: a line a codec and strategy."""
+    lines = ["| codec | strategy | bytes a change | held-out loss, by seed | beside float32 of that seed |"]
+    lines.append("|---|---|---|---|---|")
+    for one in compared:
+        own = [r["held_out"] for r in rows if all(r[key] == one[key] for key in ("codec", "downlink", "strategy"))]
+        more = "" if one["codec"] == "none" else ", ".join(f"{each:+.2f} %" for each in one["more_percent_by_seed"])
+        lines.append(
+            f"| `{one['codec']}` | `{one['strategy']}` | {one['change_bytes']:,} "
+            f"| {', '.join(f'{each:.4f}' for each in own)} | {more} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "codec_training.json")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "codec_training.svg")
     args = parser.parse_args()
-    rows = json.loads(args.results.read_text())["rows"]
+    results = json.loads(args.results.read_text())
+    rows = results["rows"]
+    print(table(rows, results["compared"]))
     args.out.write_text(svg(lines(rows), rows[0]["strategy"]))
 
 
