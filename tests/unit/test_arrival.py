@@ -106,6 +106,34 @@ def test_parameters_of_a_later_phase_are_no_way_there() -> None:
 # -- states
 
 
+@pytest.mark.parametrize(
+    ("settled", "voided", "order"),
+    [
+        (0, (), LOST),
+        (1, (), Load(keep=True, settled=[1], rolled_back=True)),
+        (0, (1,), Load(keep=True, settled=[1], rolled_back=True)),
+    ],
+    ids=["nobody saw it", "merged for good", "merged in what is gone"],
+)
+def test_a_gradient_that_came_too_late_for_its_phase_is_no_change_that_could_be_unsent_again(
+    settled: int, voided: tuple[int, ...], order: Order
+) -> None:
+    arrivals = learner(PHASES, 2)
+    push(arrivals)
+    assert arrivals.take(made("gradient", 1, 3, ends=(3,)), b"") == Advance([])
+    assert arrivals.rolled_back(told(2, voided, settled, number=3)) == []
+    assert arrivals.take(made("state", 2, 3, ends=(3,)), b"") == order
+
+
+def test_a_change_of_the_phase_after_gradients_is_unsent_again() -> None:
+    arrivals = learner(PHASES, 2)
+    push(arrivals)
+    assert arrivals.take(made("gradient", 1, 3, merged=1, ends=(3,)), b"") == Advance([1])
+    push(arrivals)
+    assert arrivals.rolled_back(told(2, number=3)) == []
+    assert arrivals.take(made("state", 2, 3, ends=(3,)), b"") == Load(keep=True, back=[2], rolled_back=True)
+
+
 def test_a_state_of_the_same_lineage_keeps_what_is_not_merged_only_where_work_is_local() -> None:
     for schedule, keep in ((DELTAS, True), (GRADIENTS, False)):
         arrivals = learner(schedule)

@@ -11,10 +11,10 @@ import torch
 
 from plesio.core import effects as e
 from plesio.core.spec import RunSpec
-from plesio.errors import UserError
+from plesio.errors import CodecError, UserError
 from plesio.records import Version
 from plesio.runtime import participant as runtime
-from plesio.runtime.fragments import pack_state
+from plesio.runtime.fragments import pack_state, unpack_state
 from plesio.runtime.learner import LEAVE_S, LearnerEngine
 from plesio.strategies.presets import Decoupled, Sync
 from plesio.strategies.schedule import Schedule
@@ -123,3 +123,16 @@ def test_who_joins_anew_takes_no_state_that_was_under_way_to_the_generation_befo
     assert participant.rejoins == 1 and learner.engine.book.generation == 2
     assert learner.engine.book.base == participant.link.identity.base == Version(1, 91)
     assert next(learner.model.parameters()).tolist() == [[4.0] * 4]
+
+
+@pytest.mark.parametrize("learner", [0], indirect=True, ids=["deltas"])
+def test_a_change_with_nan_is_told_although_the_run_goes_back_before_it_was_encoded(learner: Learner) -> None:
+    """It is no packet that could be given back."""
+    participant, version = learner.engine.participant, Version(2, 86)
+    data = pack_state(participant.layout, torch.full((4,), 3.0), {})
+    participant.events.put((e.RollBack("a", 1, 2, version, (), 0), None))
+    participant.events.put((m.VersionMade(version, "state", {}), unpack_state(data)))
+    learner.engine.book.step(1)
+    participant._push(torch.full((4,), torch.nan), last=False)
+    with pytest.raises(CodecError, match="holds NaN"):
+        participant.drain()

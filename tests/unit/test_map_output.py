@@ -124,6 +124,31 @@ def test_what_ctrl_c_leaves_half_written_is_not_kept_and_nothing_is_there_twice(
     assert contents(folder) == wanted
 
 
+class InterruptedAtItsEnd:
+    """A file after whose closing Ctrl-C comes."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def close(self) -> None:
+        self.file.close()
+        raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_ctrl_c_when_a_part_is_closed_keeps_it(tmp_path: Path) -> None:
+    output = opened(tmp_path)
+    write(output, 5)
+    file: Any = InterruptedAtItsEnd(output._part)
+    output._part = file
+    with pytest.raises(KeyboardInterrupt):
+        write(output, 10)
+    output.close()
+    assert opened(tmp_path).records == 10
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [

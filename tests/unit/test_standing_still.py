@@ -50,3 +50,13 @@ def test_nobody_is_suspected_for_the_time_in_which_nobody_listened(made: Callabl
     for steps_s, suspected in (((0.25, 60.0), False), ((60.0, *[0.25] * 7), False), ((60.0, *[0.25] * 9), True)):
         clock = VirtualClock(100.0)
         assert after(made(tmp_path, clock), clock, *steps_s) is suspected
+
+
+@OF
+def test_one_who_is_silent_is_suspected_also_when_nothing_but_standing_still_is_seen(
+    made: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each turn of a busy coordinator may take so long."""
+    for turns, suspected in ((9, False), (11, True)):
+        clock = VirtualClock(100.0)
+        assert after(made(tmp_path, clock), clock, *[1.5] * turns) is suspected

@@ -216,8 +216,8 @@ class Output:
             self._tell(Part(number, whole.records, whole.dead, whole.dead_bytes, whole.next))
         else:
             os.unlink(self.folder / OPEN)
-        self._part.close()
-        self._part, self._whole = None, Whole(dead_bytes=whole.dead_bytes)
+        part, self._part, self._whole = self._part, None, Whole(dead_bytes=whole.dead_bytes)
+        part.close()
 
     def _tell(self, entry: Header | Part | End) -> None:
         assert self._manifest is not None

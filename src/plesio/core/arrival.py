@@ -94,6 +94,7 @@ class Arrivals(msgspec.Struct):
     ends: tuple[int, ...] = ()  # of phases of the schedule, as of the base
     final: bool = False  # the base is the last version, as far as is known
     over: bool = False  # the run is
+    gradients: int = 0  # pushes as far as this one are gradients, also when their phase is over
     rollback: e.RollBack | None = None  # told, and its state is not here yet
     stashed: list[tuple[Made, Any]] = []  # of a lineage whose roll-back was not told yet, with their bytes
 
@@ -111,7 +112,7 @@ class Arrivals(msgspec.Struct):
         self.spec = message.spec
         self.book.run = message.spec.run
         self.book.rejoined(message.generation)
-        self.lineage, self.rollback = message.lineage, None
+        self.lineage, self.rollback, self.gradients = message.lineage, None, 0
         return True
 
     def rejoin(self) -> None:
@@ -166,8 +167,11 @@ class Arrivals(msgspec.Struct):
         if made.kind == "gap" or (made.kind != "params" and version.number != base.number + 1):
             return JoinAnew("it missed versions")
         timeline = self._timeline(made.ends)
-        if self.strategy().kind != timeline.at(version.number).kind:
+        before = self.strategy().kind
+        if before != timeline.at(version.number).kind:
             return JoinAnew("it missed the end of a phase")
+        if before != "local":
+            self.gradients = self.book.seq
         settled = self.book.arrived(version, self._merged_seq(made))
         self.ends, self.final = made.ends, self.final or made.final
         reload = timeline.reloads_at(version.number) and not self.final
@@ -196,10 +200,12 @@ class Arrivals(msgspec.Struct):
     def _return_unmerged(self, made: Made, told: e.RollBack, keep: bool) -> Load | JoinAnew:
         """After a roll-back: deltas under way are unsent work again, those that had been merged are gone.
 
-        Gradients under way that nobody has seen are lost, and their units still leased: then it joins anew.
+        Gradients under way that nobody has seen are lost, and their units still leased: then it joins anew. They may be
+        of the phase before, too late for it.
         """
         unseen = [q for q in self.book.in_flight if q > told.settled and q not in told.voided]
-        if self.book.torn(told.voided) or (not keep and (unseen or self.book.unsent.steps)):
+        late = [q for q in unseen if q <= self.gradients]
+        if self.book.torn(told.voided) or late or (not keep and (unseen or self.book.unsent.steps)):
             return JoinAnew("work under way was lost with the synchronizer")
         back, gone = self.book.rolled_back(made.version, told.voided, keep, told.settled)
         self.rollback = None

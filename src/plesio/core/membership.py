@@ -11,6 +11,7 @@ from plesio.records import Version
 
 SUSPICION_FLOOR_S = 2.0
 AWAY_S = 1.0  # between two signs of life of our own: we stood still
+COUNTS_S = 0.2  # of that: who stands still again and again, in turns that take long, misses no death for ever
 SILENCE_FACTOR = 5.0  # a silent learner's leases are taken back after so many suspicion deadlines, if needed
 
 
@@ -54,11 +55,11 @@ class Listening(msgspec.Struct):
     last_s: float = math.inf
 
     def goes_on(self, now_s: float, pulses: Iterable[Pulse]) -> None:
-        """We listen now. If we stood still until now, that was no silence of theirs."""
+        """We listen now. If we stood still until now, hardly any of that was silence of theirs."""
         away_s, self.last_s = now_s - self.last_s, now_s
         if away_s > AWAY_S:
             for pulse in pulses:
-                pulse.last_s += away_s
+                pulse.last_s += away_s - COUNTS_S
 
 
 def process_of(incarnation: str) -> str:

@@ -70,21 +70,28 @@ def _whole() -> Iterator[None]:
         yield  # nothing is raised there
         return
     came: list[int] = []
-    old = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM)}
+    try:
+        with _held(signal.SIGUSR1, came), _held(signal.SIGALRM, came):
+            yield
+    finally:
+        for one in came:
+            signal.raise_signal(one)
+
+
+@contextlib.contextmanager
+def _held(number: int, came: list[int]) -> Iterator[None]:
+    """That signal is put down in `came`. Whenever another one raises something, the handler from before comes back."""
+    old = signal.getsignal(number)
 
     def hold(number: int, _: FrameType | None) -> None:
         came.append(number)
 
-    for number in old:
-        signal.signal(number, hold)
     try:
+        signal.signal(number, hold)
         yield
     finally:
-        for number, handler in old.items():
-            if signal.getsignal(number) is hold:  # what is imported may have one of its own
-                signal.signal(number, handler)
-        for one in came:
-            signal.raise_signal(one)
+        if signal.getsignal(number) is hold:  # what is imported may have one of its own
+            signal.signal(number, old)
 
 
 def _script(path: str) -> Any:

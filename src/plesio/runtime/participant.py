@@ -265,7 +265,8 @@ class Participant:
         if order.rolled_back:
             self.coding.wait()  # until all that is under way is packets
             self.replica.keep(self.coding.take_lost())
-            self.replica.give_back(self.coding.packets[seq] for seq in order.back)
+            packets = self.coding.packets  # of what is none the error is on its way, and ends us
+            self.replica.give_back(packets[seq] for seq in order.back if seq in packets)
         self._forget([*order.back, *order.settled])
         if order.rolled_back and not order.keep and self._drop_feedback():
             self._say("what feedback kept is dropped: what it was kept of is rolled back")
