@@ -18,7 +18,7 @@ PLESIO = [sys.executable, "-m", "plesio"]
 OPTIONS = ["--learners", "3", "--every", "10", "--start-rounds", "30", "--epochs", "12", "--json"]
 
 SCHEDULES = {
-    "learner": "kill learner-1 at 6000 tokens; kill learner-0 at 20000 tokens; kill learner-1 at 30000 tokens",
+    "learner": "kill learner-1 at 6000 tokens; kill learner-0 at 20000 tokens; kill learner-2 at 30000 tokens",
     "synchronizer": "kill synchronizer at 1000 tokens; kill synchronizer at 15000 tokens; kill synchronizer at 30000 tokens",
     "coordinator": "kill coordinator at 300 tokens; kill coordinator at 12000 tokens; kill coordinator at 30000 tokens",
     "async": "kill learner-1 at 6000 tokens; kill synchronizer at 15000 tokens; kill coordinator at 30000 tokens",
