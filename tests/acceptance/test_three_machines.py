@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from plesio.reporting.events import read_events
 from plesio.strategies.presets import Decoupled
 from plesio.testing.machines import Machines
 from plesio.testing.waiting import wait_for
@@ -30,12 +31,6 @@ def machines() -> Iterator[Machines]:
         yield machines
     finally:
         machines.close()
-
-
-def events(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "events.jsonl"
-    rows = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []  # the last may be half there
-    return [json.loads(row) for row in rows]
 
 
 def waits_beyond_grace_s(story: list[dict[str, Any]], between: tuple[float, float], overlap: int) -> list[float]:
@@ -84,12 +79,12 @@ def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp
     main = machines.start("a", [*PLESIO, *words], tmp_path)
 
     def pushes(name: str) -> list[dict[str, Any]]:
-        found = [e for e in events(run_dir) if e["type"] == "ContributionAccepted"]
+        found = [e for e in read_events(run_dir) if e["type"] == "ContributionAccepted"]
         return [e for e in found if e["contribution"]["contributor"] == name]
 
     others = []
     try:
-        wait_for(lambda: any(e["type"] == "RoundClosed" for e in events(run_dir)), "the run starts")
+        wait_for(lambda: any(e["type"] == "RoundClosed" for e in read_events(run_dir)), "the run starts")
         for letter in "bc":
             join = ["join", "10.77.0.1:7700", "--token-file", "secret", "--name", f"on-{letter}", str(SCRIPT), STEP_S]
             others.append(machines.start(letter, [*PLESIO, *join], tmp_path))
@@ -113,7 +108,7 @@ def test_one_cut_off_and_one_on_a_slow_link_lose_nothing(machines: Machines, tmp
     units = summary["units"]
     assert units["applied"] == 4 * 1024 and units["lost"] == units["duplicated"] == 0
     tokens = {x["id"]: x["tokens"] for x in summary["learners"]}
-    story = events(run_dir)
+    story = read_events(run_dir)
     for letter in "bc":
         name = f"on-{letter}"
         assert tokens[name] == sum(e["contribution"]["tokens"] for e in pushes(name)), "all that it sent counted"

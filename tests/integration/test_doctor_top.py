@@ -21,6 +21,7 @@ from plesio.cli import checks as c
 from plesio.cli import doctor
 from plesio.core import stimuli as s
 from plesio.errors import WireError
+from plesio.reporting.events import read_events
 from plesio.runtime.probe import Prober
 from plesio.runtime.viewer import Target
 from plesio.testing.waiting import free_port, wait_for
@@ -58,9 +59,7 @@ class Run:
         return Target("127.0.0.1", self.port, self.token.read_text().strip())
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "runs" / "r" / "events.jsonl"
-        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return [e for e in (json.loads(row) for row in rows if row.endswith(b"\n")) if e["type"] == kind]
+        return [event for event in read_events(self.folder / "runs" / "r") if event["type"] == kind]
 
     def began(self, rounds: int) -> bool:
         assert self.process.poll() is None, (self.folder / "said").read_text()

@@ -24,6 +24,7 @@ from plesio import codecs
 from plesio.core import stimuli as s
 from plesio.errors import TokenRefused, WireError
 from plesio.records import Contribution, Dataset, Span, Version
+from plesio.reporting.events import read_events
 from plesio.runtime.outerstate import digest
 from plesio.testing.waiting import free_port
 from plesio.wire import channel as wire
@@ -65,9 +66,7 @@ class Run:
         return self.token_file.read_text().strip()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "runs" / "r" / "events.jsonl"
-        rows = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []  # the last may be half there
-        return [event for event in map(json.loads, rows) if event["type"] == kind]
+        return [event for event in read_events(self.folder / "runs" / "r") if event["type"] == kind]
 
     def refusals(self) -> list[tuple[str, str]]:
         return [(event["who"], event["reason"]) for event in self.events("PeerRefused")]

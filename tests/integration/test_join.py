@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plesio.reporting.events import read_events
 from plesio.testing.waiting import free_port, wait_for
 
 PLESIO = [sys.executable, "-m", "plesio"]
@@ -38,10 +39,7 @@ class Run:
         )
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "runs" / "r" / "events.jsonl"
-        rows = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(row) for row in rows if row.endswith(b"\n")]  # the last one may be just being written
-        return [event for event in whole if event["type"] == kind]
+        return [event for event in read_events(self.folder / "runs" / "r") if event["type"] == kind]
 
     def pushes_of(self, name: str) -> list[dict[str, Any]]:
         found = [event["contribution"] for event in self.events("ContributionAccepted")]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plesio.reporting.events import read_events
 from plesio.testing.waiting import free_port, wait_for
 
 PLESIO = [sys.executable, "-m", "plesio"]
@@ -47,9 +48,7 @@ class Run:
         assert self.process.poll() is None, self.process.communicate()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        path = self.folder / "runs" / "r" / "events.jsonl"
-        rows = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []  # the last may be half there
-        return [event for event in map(json.loads, rows) if event["type"] == kind]
+        return [event for event in read_events(self.folder / "runs" / "r") if event["type"] == kind]
 
     def takes_part(self, name: str) -> bool:
         return any(event["contribution"]["contributor"] == name for event in self.events("ContributionAccepted"))
