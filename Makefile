@@ -37,7 +37,7 @@ test-slow: setup
 GPU_PYTHON ?= python3
 test-gpu:
 	PYTHONPATH=src $(GPU_PYTHON) -m pytest -m gpu
-	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/unit/test_triton_kernels.py
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest tests/unit/test_gpu_kernels.py
 
 bench-gpu:
 	PYTHONPATH=src $(GPU_PYTHON) benchmarks/bench_codecs.py --device cuda

@@ -1,8 +1,9 @@
 """plesio's codecs beside torch's own, bitsandbytes' and hivemind's, on one thread, and beside a copy of memory.
 
 Rounds alternate between `plesio bench codecs` and the peers, each of which has an environment of its own. Ratios are of
-medians over rounds. gbps: of bytes read and written, of the tensor and what was made of it. Writes
-benchmarks/results/codecs.json. With --device cuda only plesio's, on a GPU, into codecs_gpu.json.
+medians over rounds. gbps: of bytes read and written, of the tensor and what was made of it. Before the rounds: what the
+first use of a codec in a process takes. Writes benchmarks/results/codecs.json. With --device cuda only plesio's, on a GPU,
+into codecs_gpu.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 1200.0  # of one measurement; the first makes a peer's environment
 PEERS = ("torch", "bitsandbytes", "hivemind")
+FIRST = ("int8", "int4", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/64)+int2", "sr(int4)")
+PROCESSES = 7  # of each
 RIVALS = {  # what of theirs does the same as what of ours
     "int8": ("torch: quantize_per_channel", "bitsandbytes: blockwise 8 bit", "hivemind: uniform 8 bit"),
     "nf4": ("bitsandbytes: nf4",),
@@ -51,6 +54,19 @@ def theirs(peer: str, values: int) -> dict[str, dict[str, Any]]:
         row |= {f"{way}_gbps": round(traffic / row.pop(f"{way}_s") / 1e9, 3) for way in ("encode", "decode")}
         row["bytes_ratio"] = round(4 * values / row.pop("bytes"), 3)
     return {f"{peer}: {name}": row for name, row in rows.items()}
+
+
+def first_uses() -> dict[str, float]:
+    """By codec the seconds from its import to the first tensor there and back, loops from the disk: medians of processes."""
+    found = {}
+    for codec in FIRST:
+        words = [sys.executable, str(ROOT / "benchmarks" / "scripts" / "first_use.py"), codec]
+        told = [
+            float(subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S).stdout)
+            for _ in range(PROCESSES + 1)
+        ]
+        found[codec] = round(statistics.median(told[1:]), 3)  # the first may have compiled
+    return found
 
 
 def middle(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -94,6 +110,7 @@ def main() -> None:
         on_gpu(args.device, args.values, args.out)
         return
     before, one, two, others = os.getloadavg(), [], [], []
+    first = first_uses()
     for number in range(args.rounds):
         one.append(ours(args.values, 1))
         others.append({name: row for peer in PEERS for name, row in theirs(peer, args.values).items()})
@@ -119,13 +136,14 @@ def main() -> None:
             codec: {way: round(both[codec][f"{way}_gbps"] / row[f"{way}_gbps"], 2) for way in ("encode", "decode")}
             for codec, row in rows.items()
         },
+        "first_use_s": first,
         "peers": peers,
         "times_a_peer": faster,
         "load_before_and_after": [before, os.getloadavg()],
         **where(),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"times_a_peer": faster, "two_by_one": result["two_by_one"]}))
+    print(json.dumps({"times_a_peer": faster, "two_by_one": result["two_by_one"], "first_use_s": first}))
 
 
 if __name__ == "__main__":

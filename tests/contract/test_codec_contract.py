@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from plesio import registry
-from plesio.codecs import Codec, Packet, blocks, decode, int2, parse, topk
+from plesio.codecs import Codec, Packet, decode, kernels, parse
 from plesio.codecs.blocks import TINY
 from plesio.testing.codeccontract import CHECKS, DTYPES, sent, tensors
 
@@ -67,19 +69,27 @@ def test_encoding_what_was_decoded_loses_nothing_more(text: str, dtype: torch.dt
 
 @pytest.mark.parametrize("text", COMPILED)
 def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert blocks.kernels() is not None, "numba is installed"
+    assert kernels.on_cpu("blocks") is not None, "numba is installed"
     draw = torch.Generator().manual_seed(2)
     normal = torch.randn(70_001, generator=draw)
     ties, tiny = (normal * 4).round(), normal * 1e-41
     least = torch.where(torch.arange(8192) % 4000 == 0, 1e-45, 0.0)  # one in a block
-    for tensor in (normal, normal[:4096], ties, normal.double() * 1e-30, normal.half(), tiny, least, normal**5, 0 * normal):
+    for tensor in (
+        normal,
+        normal[:4096],
+        ties,
+        normal.double() * 1e-30,
+        normal.half(),
+        tiny,
+        least,
+        normal**5,
+        0 * normal,
+    ):
         packet = sent(parse(text), tensor)
         value, total = decode(packet), torch.ones(len(tensor))
         blocks_of = {"read": value, "bytes": packet.to_bytes()}
         with monkeypatch.context() as without:
-            without.setattr(blocks, "kernels", lambda: None)
-            without.setattr(topk, "kernels", lambda: None)
-            without.setattr(int2, "kernels", lambda: None)
+            without.setattr(kernels, "on_cpu", lambda name: None)
             assert sent(parse(text), tensor).to_bytes() == blocks_of["bytes"]
             assert torch.equal(decode(packet), value)
             expected = total + 0.5 * value.float()
@@ -95,9 +105,27 @@ def test_where_nothing_can_be_written_loops_are_compiled_for_this_process_alone(
         "import numba.core.caching as caching; caching.CacheImpl._locator_classes.clear(); import torch; "
         "from plesio.codecs import decode, parse; x = torch.full((5000,), 127.0); "
         "assert torch.equal(decode(parse('int8').encode(x)[0]), x); "
-        "from plesio.codecs import kernels; assert not kernels._can_cache()"
+        "from plesio.codecs.kernels import compiling; assert compiling.shelf(compiling.shelf) is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_what_was_compiled_before_needs_no_compiler(tmp_path: Path) -> None:
+    """And is compiled again where the file that all loops share is another one."""
+    code = (
+        "import sys, torch; from plesio.codecs import decode, parse; "
+        "from plesio.codecs.kernels import blocks, compiling; compiling.HERE = None; "
+        "x = torch.full((5000,), 127.0); assert torch.equal(decode(parse('int8').encode(x)[0]), x); "
+        "print('numba.np.arraymath' in sys.modules, *sorted(blocks.encode_int8.stats.cache_hits.values()))"
+    )
+    told = []
+    for stamp in ("(1, 2)", "(1, 2)", "(1, 3)"):
+        words = [sys.executable, "-c", code.replace("None", stamp)]
+        found = subprocess.run(
+            words, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, check=True, timeout=120
+        )
+        told.append(found.stdout.decode().split())
+    assert told == [["True"], ["False", "1"], ["True"]]
 
 
 ERRORS = {  # |x - Q|^2 / |x|^2 of normal values, and of Student's t with 3 degrees

@@ -119,9 +119,9 @@ def test_the_bench_measures_kernels_by_themselves_and_names_a_device_that_is_not
     typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from plesio.cli import codecbench
-    from plesio.codecs import triton_kernels
+    from plesio.codecs.kernels import gpu
 
-    monkeypatch.setattr(codecbench, "device_kernels", lambda kind: triton_kernels)
+    monkeypatch.setattr(codecbench.kernels, "on_device", lambda kind: gpu)
     words = ("--values", "65536", "--rounds", "1", "--codec", "codebook(16)", "--codec", "topk")
     said = typed("bench", "codecs", *words, "--json")
     by_themselves = {"kernel_encode_ratio", "kernel_decode_ratio"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plesio import codecs
-from plesio.codecs import Packet, blocks, merging, parse, topk
+from plesio.codecs import Packet, kernels, merging, parse
 from plesio.codecs.merging import merged, sums_dtype
 from plesio.errors import CodecError
 from plesio.strategies import outer
@@ -26,7 +26,9 @@ SMALL = 1 << 14  # values a piece, in place of 2^19: many pieces of few values
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.one_of(
     st.integers(0, 70_000).map(lambda n: (n,)),
-    st.sampled_from([(), (0,), (1,), (4096,), (SMALL,), (SMALL + 1,), (3 * SMALL,), (130, 70), (7, 0, 3), (40, 33, 30)]),
+    st.sampled_from(
+        [(), (0,), (1,), (4096,), (SMALL,), (SMALL + 1,), (3 * SMALL,), (130, 70), (7, 0, 3), (40, 33, 30)]
+    ),
 )
 weights = st.lists(st.sampled_from([1.0, 0.125, 1 / 3, 0.7, 0.0, -0.5, 1e-20]), min_size=1, max_size=9)
 
@@ -97,11 +99,10 @@ def test_what_can_be_read_by_pieces_is_and_what_cannot_is_not_refused(
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("text", ["int8", "int8(48)", "int4", "topk(1/2)+int8"])
 def test_compiled_sums_are_those_of_torch(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert blocks.kernels() is not None, "numba is installed"
+    assert kernels.on_cpu("blocks") is not None, "numba is installed"
     packets, factors = packets_of([text] * count, (70_001,), torch.float32, 1), [0.3 / (n + 1) for n in range(count)]
     found, _ = gathered(packets, factors)
-    monkeypatch.setattr(blocks, "kernels", lambda: None)
-    monkeypatch.setattr(topk, "kernels", lambda: None)
+    monkeypatch.setattr(kernels, "on_cpu", lambda name: None)
     torch.testing.assert_close(found, gathered(packets, factors)[0], rtol=1e-6, atol=1e-6)
 
 

@@ -10,8 +10,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from plesio.codecs import parse, triton_kernels
+from plesio.codecs import parse
 from plesio.codecs.blocks import Blocks
+from plesio.codecs.kernels import gpu
 
 TEXTS = ("int8", "int4", "nf4", "sign")
 H100 = SimpleNamespace(
@@ -38,8 +39,8 @@ for text in TEXTS:
         for numel in (1, 70_000) if dtype == torch.float32 else (70_001,):
             flat = torch.zeros(numel, dtype=dtype)
             sent = torch.zeros(stage.payload_bytes(numel, dtype), dtype=torch.uint8)
-            triton_kernels.encode(stage, flat, sent, stage.between(head))
+            gpu.encode(stage, flat, sent, stage.between(head))
             for weight in (None, 0.5) if dtype == torch.float32 else (None,):
                 levels = stage.levels(b"") if stage.rule == "levels" else None
-                triton_kernels.decode(stage, sent.numpy().data, 0, flat, weight, levels)
+                gpu.decode(stage, sent.numpy().data, 0, flat, weight, levels)
 print(json.dumps(found))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from plesio.codecs import accumulate, blocks, decode, is_finite, parse
+from plesio.codecs import accumulate, decode, is_finite, kernels, parse
 from plesio.errors import CodecError
 from plesio.testing.codeccontract import sent
 
@@ -71,10 +71,10 @@ def _far(each: Any) -> Any:
 @pytest.fixture(params=["in torch", "by kernels"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The pretended one, whose quantisers are torch's own operations, or the interpreted kernels."""
-    from plesio.codecs import triton_kernels
+    from plesio.codecs.kernels import gpu
 
-    found = triton_kernels if request.param == "by kernels" else None
-    monkeypatch.setattr(blocks, "device_kernels", lambda kind: found if kind == "cuda" else None)
+    found = gpu if request.param == "by kernels" else None
+    monkeypatch.setattr(kernels, "on_device", lambda kind: found if kind == "cuda" else None)
     with Pretended(), np.errstate(all="ignore"):
         yield THERE
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plesio.codecs import accumulate, blocks, decode, parse
+from plesio.codecs import accumulate, decode, kernels, parse
 from plesio.errors import CodecError
 from plesio.testing.codeccontract import DTYPES, sent, tensors
 
@@ -25,9 +25,9 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Triton's kernels, and what is there without them."""
     assert torch.cuda.is_available(), "these tests need a CUDA device, and a torch that knows of it"
     if request.param == "in torch":
-        monkeypatch.setattr(blocks, "device_kernels", lambda kind: None)
+        monkeypatch.setattr(kernels, "on_device", lambda kind: None)
     else:
-        assert blocks.device_kernels("cuda") is not None, "triton is installed"
+        assert kernels.on_device("cuda") is not None, "triton is installed"
 
 
 def samples(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

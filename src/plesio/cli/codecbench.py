@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from plesio.cli.asking import print_json, show_rows
-from plesio.codecs import decode, parse
-from plesio.codecs.blocks import Blocks, device_kernels
+from plesio.codecs import decode, kernels, parse
+from plesio.codecs.blocks import Blocks
 from plesio.errors import UserError
 from plesio.runtime.hostsettings import usable_cores
 
@@ -101,7 +101,7 @@ def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
     encode, decoding = (traffic_bytes / clock.median_s / 1e9 for clock in took[:2])
     limit = 2 * size_bytes / took[2].median_s / 1e9
     error = float((out.double() - tensor).square().sum() / tensor.double().square().sum())
-    kernels = [round(traffic_bytes / clock.median_s / 1e9 / limit, 3) for clock in took[3:] if clock.seconds]
+    alone = [round(traffic_bytes / clock.median_s / 1e9 / limit, 3) for clock in took[3:] if clock.seconds]
     row = {
         "codec": repr(codec),
         "threads": torch.get_num_threads(),
@@ -113,12 +113,12 @@ def measure(codec: Any, tensor: Tensor, rounds: int) -> Row:
         "bytes_ratio": round(size_bytes / len(packet.to_bytes()), 3),
         "rel_error": significant(error),
     }
-    return row | dict(zip(("kernel_encode_ratio", "kernel_decode_ratio"), kernels, strict=False))
+    return row | dict(zip(("kernel_encode_ratio", "kernel_decode_ratio"), alone, strict=False))
 
 
 def kernels_of(codec: Any, tensor: Tensor) -> tuple[Callable[[], Any], ...]:
     """What a codec runs on the tensor's device, each way, without what moves packets; nothing where it has no kernels."""
-    found = device_kernels(tensor.device.type) if isinstance(codec, Blocks) else None
+    found = kernels.on_device(tensor.device.type) if isinstance(codec, Blocks) else None
     if found is None:
         return ()
     flat, head = tensor.view(-1), torch.empty(codec.head_bytes, dtype=torch.uint8)

@@ -1,8 +1,8 @@
 """Tensors to bytes and back: the one room below the runtime that knows torch.
 
 packets: what travels. base: the contract. reading: the receiver; merging: of several packets at once. blocks: what
-quantisers share, kernels, sumkernels: their compiled loops. picks: what those share that send only some values. compose:
-chains and error feedback. stochastic: rounding by chance; noise, chance and noisekernels: how. states: what feedback keeps,
+quantisers share. kernels: compiled loops. picks: what those share that send only some values. compose:
+chains and error feedback. stochastic: rounding by chance; noise and chance: how. states: what feedback keeps,
 as named tensors. pieces: packets of packets. lossless: zstd. roles: a codec for each kind of parameter. adaptive: by the
 link. text: codecs by name. Each other file is one registered codec, or a few. docs/codecs.md: how to write one.
 """

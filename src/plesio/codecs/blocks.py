@@ -6,9 +6,7 @@ lowest bits of a byte. The last block is filled up with zeros, which are not sen
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,26 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plesio.codecs import kernels
 from plesio.codecs.base import CHUNK, Adder, Stage
 from plesio.codecs.packets import Payload, Shape
 from plesio.errors import CodecError, UserError
 
-FEW = 1 << 12  # values for which nothing is compiled
 MAX_BLOCK = CHUNK
 ROUNDED_UP = 1 + 2**-7  # what a scale of 16 bits may be beyond the exact one
 TOP = float(np.finfo(np.float32).max)
-TINY = float(np.finfo(np.float32).tiny)  # no scale but 0 is smaller, so that none loses its precision or is flushed to zero
-
-
-@functools.cache
-def kernels() -> Any:
-    """The module of compiled loops; None where numba is missing, which is said once."""
-    try:
-        from plesio.codecs import kernels as compiled
-    except ImportError as error:
-        print(f"plesio: codecs take their slower path, in torch: {error}; pip install numba", file=sys.stderr)
-        return None
-    return compiled
+TINY = float(
+    np.finfo(np.float32).tiny
+)  # no scale but 0 is smaller, so that none loses its precision or is flushed to zero
 
 
 @dataclass(frozen=True)
@@ -48,19 +37,6 @@ class Arrays:
     codes: Any
     head: Payload
     many: bool
-
-
-@functools.cache
-def device_kernels(kind: str) -> Any:
-    """The module of kernels for devices of that type; None for those without, and where Triton is missing: said once."""
-    if kind != "cuda":
-        return None
-    try:
-        from plesio.codecs import triton_kernels
-    except ImportError as error:
-        print(f"plesio: codecs take their slower path on GPUs, in torch: {error}; pip install triton", file=sys.stderr)
-        return None
-    return triton_kernels
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,7 +115,7 @@ class Blocks(Stage, ABC):
             return after
         scales = payload.numpy()[self.head_bytes : split].view(np.float32 if self.wide else np.uint16)
         step = CHUNK // self.block * self.block
-        compiled = kernels() if flat.device.type == "cpu" and numel >= FEW else None
+        compiled = kernels.worth("blocks", flat)
         if compiled is not None and flat.dtype == torch.float32 and flat.is_contiguous():
             step = numel // self.block * self.block or step
         for start in range(0, numel, step):
@@ -154,9 +130,7 @@ class Blocks(Stage, ABC):
             self._write_rows(compiled, rows, own, sent, head, short)
         return after
 
-    def _write_rows(
-        self, compiled: Any, rows: Tensor, scales: Any, sent: Tensor, head: Tensor, short: int
-    ) -> None:
+    def _write_rows(self, compiled: Any, rows: Tensor, scales: Any, sent: Tensor, head: Tensor, short: int) -> None:
         whole = rows.numel() * self.bits // 8
         if compiled is not None:
             room = sent if len(sent) == whole else torch.empty(whole, dtype=torch.uint8)
@@ -176,7 +150,7 @@ class Blocks(Stage, ABC):
 
     def _device_kernels(self, flat: Tensor) -> Any:
         """Of where the tensor is, for blocks of this size; or None."""
-        found = device_kernels(flat.device.type) if flat.numel() else None
+        found = kernels.on_device(flat.device.type) if flat.numel() else None
         return found if found is not None and self.block <= found.MAX_BLOCK else None
 
     def _refusal(self) -> CodecError:
@@ -239,14 +213,14 @@ class Blocks(Stage, ABC):
     def arrays(self, payload: Payload, numel: int) -> Arrays:
         """A payload that is read by rows."""
         raw, at = np.frombuffer(payload, np.uint8), self._codes_at(numel)
-        return Arrays(self._raw_scales(payload, numel), raw[at:], payload[: self.head_bytes], numel >= FEW)
+        return Arrays(self._raw_scales(payload, numel), raw[at:], payload[: self.head_bytes], numel >= kernels.FEW)
 
     def _read_rows(self, arrays: Arrays, start: int, out: Tensor, weight: float | None) -> None:
         """out: (k,) float32 is set to the values from `start`, a multiple of block; or weight times them are added."""
         stop = start + len(out)
         scales = arrays.scales[start // self.block : -(-stop // self.block)]
         codes = arrays.codes[start * self.bits // 8 : -(-stop * self.bits // 8)]
-        compiled = kernels() if arrays.many else None
+        compiled = kernels.on_cpu("blocks") if arrays.many else None
         whole = len(out) // self.block if compiled is not None else 0
         if compiled is not None and whole:
             places = codes[: whole * self.block * self.bits // 8].reshape(whole, -1)
@@ -265,7 +239,9 @@ class Blocks(Stage, ABC):
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
         raw, levels = self._raw_scales(payload, math.prod(shape)), self.levels(payload[: self.head_bytes])
-        top = raw.max(initial=0, keepdims=True)  # of their bits: what is infinite, NaN or negative has more than a number
+        top = raw.max(
+            initial=0, keepdims=True
+        )  # of their bits: what is infinite, NaN or negative has more than a number
         most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
         infinite = 0x7F800000 if self.wide else 0x7F80
         if top >= infinite or not float(self._exact(top)) * float(levels.abs().max()) <= most:

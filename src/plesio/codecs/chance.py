@@ -1,6 +1,6 @@
 """What stochastic rounding does to the blocks of a quantiser: scales that reach all values, and codes drawn by noise.
 
-Codes come from a compiled loop (noisekernels) where there is one, to the same bits.
+Codes come from a compiled loop (kernels.chance) where there is one, to the same bits.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs import blocks
-from plesio.codecs.blocks import FEW, TINY, TOP, Blocks, largest, pack, rounded
+from plesio.codecs import kernels
+from plesio.codecs.blocks import TINY, TOP, Blocks, largest, pack, rounded
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.noise import Noise
 from plesio.errors import CodecError
 
@@ -64,7 +65,7 @@ class Levels:
     def packed(self, rows: Tensor, scales: Tensor, noise: Noise, first: int) -> Tensor:
         """(n * block * bits / 8,) uint8: the codes as they are sent. first: the place of the first value."""
         safe = torch.where(scales > 0, scales, 1.0)
-        compiled = kernels(rows)
+        compiled = kernels.worth("chance", rows)
         if compiled is not None:
             given = compiled_rows(rows, safe, noise, first, self.bits)
             compiled.draw(given, noise.twist, self.bits, self.values.numpy(), self.codes.numpy())
@@ -93,10 +94,10 @@ class Pairs:
 
     def packed(self, rows: Tensor, scales: Tensor, noise: Noise, first: int) -> Tensor:
         """See Levels.packed."""
-        compiled = kernels(rows)
+        compiled = kernels.worth("chance", rows)
         if compiled is not None:
             given = compiled_rows(rows, scales, noise, first, self.bits)
-            compiled.spread(compiled.draw_pairs, given, np.uint32(noise.twist))
+            spread(compiled.draw_pairs, given, np.uint32(noise.twist))
             return torch.from_numpy(given[-1].reshape(-1))
         small, large = scales[:, :1], scales[:, 1:]
         levels = torch.cat([-large, -small, small, large], 1)
@@ -106,17 +107,8 @@ class Pairs:
         return pack(torch.tensor(PAIR_CODES, dtype=torch.uint8)[(low + up).cpu()], 2)
 
 
-def kernels(rows: Tensor) -> Any:
-    """The module of compiled loops for these; None where there is none."""
-    if rows.device.type != "cpu" or rows.numel() < FEW or blocks.kernels() is None:
-        return None
-    from plesio.codecs import noisekernels
-
-    return noisekernels
-
-
 def compiled_rows(rows: Tensor, scales: Tensor, noise: Noise, first: int, bits: int) -> list[Any]:
-    """What noisekernels take: values, where noise starts, scales, and room for packed codes."""
+    """What kernels.chance takes: values, where noise starts, scales, and room for packed codes."""
     count, block = rows.shape
     room = np.empty((count, block * bits // 8), np.uint8)
     return [rows.numpy(), noise.starts(first, count, block).numpy(), scales.numpy(), room]
@@ -134,21 +126,21 @@ def cast(values: Tensor, target: torch.dtype, noise: Noise, first: int) -> Tenso
 
 def sums(rows: Tensor) -> Tensor:
     """(n,) float64: of the magnitudes of each row. Their order does not show in the 16 bits that are kept of them."""
-    compiled = kernels(rows)
+    compiled = kernels.worth("chance", rows)
     if compiled is None:
         return rows.double().abs().sum(1)
     found = torch.empty(len(rows), dtype=torch.float64)
-    compiled.spread(compiled.sums, [rows.numpy(), found.numpy()])
+    spread(compiled.sums, [rows.numpy(), found.numpy()])
     return found
 
 
 def tops(rows: Tensor) -> Tensor:
     """See blocks.largest."""
-    compiled = kernels(rows)
+    compiled = kernels.worth("chance", rows)
     if compiled is None:
         return largest(rows)
     found = torch.empty(len(rows))
-    compiled.spread(compiled.tops, [rows.numpy(), found.numpy().view(np.int32)])
+    spread(compiled.tops, [rows.numpy(), found.numpy().view(np.int32)])
     return found
 
 

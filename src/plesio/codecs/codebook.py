@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, inverse, largest, rounded
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.nf4 import LEVELS as NORMAL
 from plesio.codecs.nf4 import fine_middles, middles, nearest
 from plesio.codecs.packets import Payload, Shape, Stamp
@@ -99,8 +100,7 @@ class Codebook(Blocks):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
         between = self.between(torch.from_numpy(head)).numpy()
-        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], between)
-        return found
+        return spread(compiled.encode_16, [rows, scales, codes], between)
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""

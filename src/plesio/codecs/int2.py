@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plesio.codecs import kernels
 from plesio.codecs.base import CHUNK, Adder, Stage
-from plesio.codecs.blocks import FEW, MAX_BLOCK, kernels, largest, narrowed, pack, rounded, unpack
+from plesio.codecs.blocks import MAX_BLOCK, largest, narrowed, pack, rounded, unpack
 from plesio.codecs.packets import Payload, Shape
 from plesio.errors import CodecError, UserError
 
@@ -51,7 +52,7 @@ class Int2(Stage):
             count[-1] -= short
             rows = torch.nn.functional.pad(part, (0, short)).view(-1, self.block)
             own = scales[start // self.block :][: len(rows)]
-            compiled = loops(part)
+            compiled = kernels.worth("int2", part)
             codes = (_reference if compiled is None else compiled.encode)(rows, count, own)
             if codes is None:
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
@@ -86,7 +87,7 @@ class Int2(Stage):
         """(stop - start,) float32. start: a multiple of block."""
         raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :][start // 4 : -(-stop // 4)]
         own, values = pairs[start // self.block : self._blocks(stop)], torch.empty(stop - start)
-        compiled, whole = loops(values), (stop - start) // self.block
+        compiled, whole = kernels.worth("int2", values), (stop - start) // self.block
         if compiled is not None and whole * self.block == stop - start:
             compiled.decode(own.numpy(), raw.reshape(whole, -1), values.view(whole, -1).numpy())
             return values
@@ -107,15 +108,6 @@ class Int2(Stage):
 
     def _blocks(self, numel: int) -> int:
         return -(-numel // self.block)
-
-
-def loops(values: Tensor) -> Any:
-    """The module of compiled loops for these; None where there is none."""
-    if values.device.type != "cpu" or len(values) < FEW or kernels() is None:
-        return None
-    from plesio.codecs import int2kernels
-
-    return int2kernels
 
 
 def _reference(rows: Tensor, count: Tensor, scales: Any) -> Tensor | None:

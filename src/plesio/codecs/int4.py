@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, divided, inverse, largest, rounded
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload
 
 LEVELS, OFFSET = 7, 8
@@ -34,8 +35,7 @@ class Int4(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_int4, [rows, scales, codes])
-        return found
+        return spread(compiled.encode_int4, [rows, scales, codes])
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""

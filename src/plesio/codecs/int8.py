@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plesio.codecs import kernels
 from plesio.codecs.base import Adder
-from plesio.codecs.blocks import FEW, TINY, Blocks, divided, kernels, largest
+from plesio.codecs.blocks import TINY, Blocks, divided, largest
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload
 
 LEVELS = 127
@@ -47,8 +49,7 @@ class Int8(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_int8, [rows, scales, codes.view(np.int8)])
-        return found
+        return spread(compiled.encode_int8, [rows, scales, codes.view(np.int8)])
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
@@ -59,12 +60,10 @@ class Int8(Blocks):
         self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype
     ) -> Adder:
         """See Stage.adder. Four at once, then what is left over."""
-        fours, compiled, block = len(payloads) // 4 * 4, kernels(), self.block
+        fours, compiled, block = len(payloads) // 4 * 4, kernels.on_cpu("sums"), self.block
         floats = dtype == into == torch.float32
-        if compiled is None or not fours or not floats or numel < max(FEW, block):
+        if compiled is None or not fours or not floats or numel < max(kernels.FEW, block):
             return super().adder(payloads, weights, numel, dtype, into)
-        from plesio.codecs.sumkernels import add_fours_8
-
         rows, factors = self._rows(payloads[:fours], numel), np.array(weights[:fours], np.float32)
         others = super().adder(payloads[fours:], weights[fours:], numel, dtype, into)
         tail = super().adder(payloads[:fours], weights[:fours], numel, dtype, into) if numel % block else None
@@ -72,7 +71,7 @@ class Int8(Blocks):
         def add(start: int, piece: Tensor) -> None:
             first, end = start // block, len(piece) // block * block
             out = piece[:end].numpy().reshape(-1, block)
-            compiled.spread(add_fours_8, [*(each[first : first + len(out)] for each in rows), out], factors)
+            spread(compiled.add_fours_8, [*(each[first : first + len(out)] for each in rows), out], factors)
             if end < len(piece) and tail is not None:
                 tail(start + end, piece[end:])
             others(start, piece)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, inverse, largest, rounded
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload
 
 LEVELS = (
@@ -46,8 +47,7 @@ class NF4(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        found: int = compiled.spread(compiled.encode_16, [rows, scales, codes], _middles().numpy())
-        return found
+        return spread(compiled.encode_16, [rows, scales, codes], _middles().numpy())
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""

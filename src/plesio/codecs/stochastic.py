@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plesio.codecs import kernels
 from plesio.codecs.base import CHUNK, Stage
 from plesio.codecs.blocks import Blocks
 from plesio.codecs.cast import Bf16, Cast, Fp16
-from plesio.codecs.chance import Levels, Pairs, cast, kernels
+from plesio.codecs.chance import Levels, Pairs, cast
 from plesio.codecs.int2 import Int2
 from plesio.codecs.noise import Noise
 from plesio.codecs.packets import Payload, Stamp
@@ -98,7 +99,9 @@ class Stochastic(Stage):
             part = flat[start : start + CHUNK]
             found = cast(part.to(torch.float32), self.inner.target, noise, start)
             if bool((found.isinf() != part.isinf()).any()):
-                raise CodecError(f"codec {self!r} cannot carry values beyond {torch.finfo(found.dtype).max:.5g}; use 'none'")
+                raise CodecError(
+                    f"codec {self!r} cannot carry values beyond {torch.finfo(found.dtype).max:.5g}; use 'none'"
+                )
             out[start : start + CHUNK] = found
 
     def _fill(self, flat: Tensor, payload: Tensor, rule: Levels | Pairs, noise: Noise) -> None:
@@ -109,7 +112,7 @@ class Stochastic(Stage):
         kind: Any = np.uint32 if rule.sent_bits == 32 else np.uint16
         scales = payload.numpy()[:split].view(kind).reshape(-(-numel // block), rule.width)
         step = CHUNK // block * block
-        if flat.dtype == torch.float32 and flat.is_contiguous() and kernels(flat) is not None:
+        if flat.dtype == torch.float32 and flat.is_contiguous() and kernels.worth("chance", flat) is not None:
             step = numel // block * block or step
         for start in range(0, numel, step):
             part = flat[start : start + step].to(torch.float32).contiguous()

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plesio.codecs.blocks import kernels
+from plesio.codecs import kernels
+from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload, Shape, Stamp
 from plesio.codecs.picks import Picks
 from plesio.errors import CodecError, UserError
@@ -63,14 +64,16 @@ class TopK(Picks):
         """See Stage.split."""
         flat = tensor.reshape(-1)
         whole = len(flat) // BLOCK * BLOCK
-        compiled = kernels() if flat.device.type == "cpu" and flat.dtype == torch.float32 and whole else None
+        compiled = (
+            kernels.on_cpu("topk") if flat.device.type == "cpu" and flat.dtype == torch.float32 and whole else None
+        )
         if compiled is None or self.keep % 2 or not flat.is_contiguous():
             return super().split(tensor, side, state)
         inner = torch.empty(self.picked(len(flat)))
         count = whole // BLOCK * self.keep
         end = count * 3 // 2
         rows = [flat[:whole].numpy(), side[:end].numpy(), inner[:count].numpy()]
-        compiled.spread(compiled.pick_largest, [array.reshape(whole // BLOCK, -1) for array in rows])
+        spread(compiled.pick_largest, [array.reshape(whole // BLOCK, -1) for array in rows])
         inner[count:] = super().split(flat[whole:], side[end:], state)[0]
         return inner, None
 
@@ -79,7 +82,7 @@ class TopK(Picks):
         flat = into.view(-1)
         whole = len(flat) // BLOCK * BLOCK
         floats = inner.dtype == flat.dtype == torch.float32 and flat.device.type == "cpu"
-        compiled = kernels() if whole and floats and not self.keep % 2 else None
+        compiled = kernels.on_cpu("topk") if whole and floats and not self.keep % 2 else None
         if compiled is None:
             super().add(side, inner, into, weight)
             return
@@ -88,7 +91,7 @@ class TopK(Picks):
         rows = [np.frombuffer(side, np.uint8)[:end], inner[:count].numpy(), flat[:whole].numpy()]
         rows[0].flags.writeable = False
         shaped = [array.reshape(whole // BLOCK, -1) for array in rows]
-        compiled.spread(compiled.add_picked, shaped, np.float32(weight))
+        spread(compiled.add_picked, shaped, np.float32(weight))
         super().add(side[end:], inner[count:], flat[whole:], weight)
 
     @property
@@ -110,7 +113,9 @@ class TopK(Picks):
             found.append(_largest(flat[whole:].view(1, -1), -(-rest * self.keep // BLOCK)))
         places = torch.cat([each.reshape(-1) for each in found])
         side.copy_(_packed(places))
-        firsts = torch.arange(0, max(len(flat), 1), BLOCK, device=flat.device).repeat_interleave(self.keep)[: len(places)]
+        firsts = torch.arange(0, max(len(flat), 1), BLOCK, device=flat.device).repeat_interleave(self.keep)[
+            : len(places)
+        ]
         return places + firsts, None
 
     def places(self, side: Payload, numel: int) -> Tensor:
@@ -123,7 +128,7 @@ class TopK(Picks):
         """Raises CodecError unless places ascend within their blocks and the tensor."""
         numel = math.prod(shape)
         blocks = numel // BLOCK
-        compiled = kernels() if blocks and not self.keep % 2 else None
+        compiled = kernels.on_cpu("topk") if blocks and not self.keep % 2 else None
         if compiled is not None:
             end = blocks * self.keep * 3 // 2
             rows = np.frombuffer(payload, np.uint8)[:end].reshape(blocks, -1)

@@ -1,4 +1,4 @@
-"""The compiled loops of int2; see kernels.py for their rules, and int2.py for what they compute."""
+"""The compiled loops of int2; see compiling.py for their rules, and codecs/int2.py for what they compute."""
 
 # mypy: ignore-errors
 # numba compiles these functions for what they are called with: they have no types of their own.
@@ -12,12 +12,24 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.int2 import STEPS
-from plesio.codecs.kernels import ABS, I32, INF, MOST_1, _compile, as_bits, as_float, largest, rounded, soon, spread
+from plesio.codecs.kernels.compiling import (
+    ABS,
+    I32,
+    INF,
+    MOST_1,
+    as_bits,
+    as_float,
+    compiled,
+    largest,
+    rounded,
+    soon,
+)
+from plesio.codecs.kernels.threads import spread
 
 F64 = np.float64
 
 
-@_compile(fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def encode_int2(x, counts, pairs, codes, steps):
     """(x: (rows, block) float32, counts: (rows,) float64, of values, pairs: (rows, 2) uint16, codes: (rows, block / 4)).
 
@@ -46,7 +58,10 @@ def encode_int2(x, counts, pairs, codes, steps):
             low = below / max(count - many, F64(1))
             high = above / many if many > 0 else low
             edge = (high + low) / 2
-        first, second = (rounded(as_bits(np.float32(low)), top, MOST_1), rounded(as_bits(np.float32(high)), top, MOST_1))
+        first, second = (
+            rounded(as_bits(np.float32(low)), top, MOST_1),
+            rounded(as_bits(np.float32(high)), top, MOST_1),
+        )
         pairs[r, 0], pairs[r, 1] = np.uint16(first >> I32(16)), np.uint16(second >> I32(16))
         middle = as_bits((as_float(first) + as_float(second)) / np.float32(2))
         for i in range(len(out)):
@@ -59,7 +74,7 @@ def encode_int2(x, counts, pairs, codes, steps):
     return -1
 
 
-@_compile
+@compiled()
 def decode_int2(pairs, codes, out):
     """(pairs: (rows, 2) float32, codes: (rows, block / 4) uint8, out: (rows, block) float32)."""
     for r in range(out.shape[0]):

@@ -4,7 +4,7 @@ Each makes the bytes that its stage makes in torch on a CPU, which needs care wh
 `/` is within 2 units in the last place: scales are divided by `div_rn`, which rounds as CPUs do. A product that is added
 to is one instruction that rounds once, where a CPU rounds twice: kernels are launched with `enable_fp_fusion=False`, which
 forbids that to LLVM and to ptxas. The largest magnitude and the roundings of a scale are found on bits, as integers; half
-to even comes of adding a number whose last bit is worth 1, as in `kernels`. Sums of magnitudes are of float64.
+to even comes of adding a number whose last bit is worth 1, as in `compiling`. Sums of magnitudes are of float64.
 
 A program has a tile of whole blocks, so that a value is read once. A tensor's scales and codes are one piece of device
 memory, its codes at a multiple of 16 bytes: one copy takes them to the host or brings them, and no chunk waits for one.
@@ -28,7 +28,7 @@ TILE = 1 << 12  # values a program, where blocks are smaller
 LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
 ABS, INF = tl.constexpr(0x7FFFFFFF), tl.constexpr(0x7F800000)
 SCALE_MASK, TINY = tl.constexpr(-(1 << 7)), tl.constexpr(0x00800000)
-ROUND, ROUND_BITS = tl.constexpr(float(3 << 22)), tl.constexpr(0x4B400000)  # see kernels.ROUND
+ROUND, ROUND_BITS = tl.constexpr(float(3 << 22)), tl.constexpr(0x4B400000)  # see compiling.ROUND
 FINE = tl.constexpr(32000.0)  # see nf4.FINE
 
 
@@ -47,7 +47,7 @@ def encode_blocks(
 ):  # fmt: skip
     """x: (numel,), any float dtype; scales: int32 or int16; codes: (sent,) uint8; flag: (1,), set where one is not finite.
 
-    middles: (15,) int16, of levels; see kernels.encode_16. MOST: the bits of the largest scale of 16 bits.
+    middles: (15,) int16, of levels; see blocks.encode_16. MOST: the bits of the largest scale of 16 bits.
     """
     GROUP: tl.constexpr = 8 // BITS
     TOP: tl.constexpr = (1 << (BITS - 1)) - 1  # the largest multiple

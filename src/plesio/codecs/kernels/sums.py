@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from plesio.codecs.kernels import _compile
+from plesio.codecs.kernels.compiling import compiled
 
 LEAST = np.float32(-127)  # see Int8.levels
 
 
-@_compile
+@compiled()
 def add_four_8(scales_0, codes_0, scales_1, codes_1, scales_2, codes_2, scales_3, codes_3, out, weights):
     """Of int8. scales: (rows,) float32, codes: (rows, block) int8, out: (rows, block) float32, weights: (4,) float32."""
     for r in range(out.shape[0]):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plesio.codecs import Codec, Packet, accumulate, blocks, decode, parse
+from plesio.codecs import Codec, Packet, accumulate, decode, kernels, parse
 from plesio.errors import CodecError
 from plesio.testing.codeccontract import CHECKS, changed_bytes_are_refused_or_read, merging_is_adding, sent
 
@@ -46,11 +46,11 @@ def numpy_computes_as_gpus_do() -> Iterator[None]:
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """on_device(f, *arguments): called where all tensors are taken by the kernels."""
-    from plesio.codecs import triton_kernels
+    from plesio.codecs.kernels import gpu
 
     def called(function: Callable[..., Any], *arguments: Any) -> Any:
         with monkeypatch.context() as during:
-            during.setattr(blocks, "device_kernels", lambda kind: triton_kernels)
+            during.setattr(kernels, "on_device", lambda kind: gpu)
             return function(*arguments)
 
     return called
@@ -111,7 +111,9 @@ def test_kernels_refuse_what_is_not_finite_wherever_it_is(text: str, at: int, on
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the contract's tensors are on the CPU: they are interpreted there")
-@pytest.mark.parametrize("check", [c for c in CHECKS if c not in (changed_bytes_are_refused_or_read, merging_is_adding)])
+@pytest.mark.parametrize(
+    "check", [c for c in CHECKS if c not in (changed_bytes_are_refused_or_read, merging_is_adding)]
+)
 def test_with_kernels_a_codec_keeps_what_it_promises(
     check: Callable[[Codec], None], on_device: Callable[..., Any]
 ) -> None:
@@ -126,13 +128,11 @@ def test_blocks_too_large_for_a_kernel_are_left_to_torch(on_device: Callable[...
 def test_without_triton_it_is_said_which_path_codecs_take(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import plesio.codecs
-
-    monkeypatch.setitem(sys.modules, "plesio.codecs.triton_kernels", None)
-    monkeypatch.delattr(plesio.codecs, "triton_kernels", raising=False)
-    assert blocks.device_kernels.__wrapped__("cuda") is None
+    monkeypatch.setitem(sys.modules, "plesio.codecs.kernels.gpu", None)
+    monkeypatch.delattr(kernels, "gpu", raising=False)
+    assert kernels.on_device.__wrapped__("cuda") is None
     assert "slower path on GPUs" in capsys.readouterr().err
-    assert blocks.device_kernels.__wrapped__("cpu") is None and not capsys.readouterr().err
+    assert kernels.on_device.__wrapped__("cpu") is None and not capsys.readouterr().err
 
 
 @pytest.mark.slow  # half a minute

@@ -1,4 +1,4 @@
-"""The compiled loops of stochastic rounding: to the bit what chance.Levels does in torch, with noise.Noise. See kernels."""
+"""The compiled loops of stochastic rounding: to the bit what chance.Levels does in torch, with noise.Noise."""
 
 # mypy: ignore-errors
 # numba compiles these functions for what they are called with: they have no types of their own.
@@ -8,14 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 from plesio.codecs import noise
-from plesio.codecs.kernels import I32, ROUND, _compile, largest, spread
+from plesio.codecs.kernels.compiling import I32, ROUND, compiled, largest
+from plesio.codecs.kernels.threads import spread
 
 U32 = np.uint32
 STEP, FIRST, SECOND = U32(noise.STEP), U32(noise.FIRST), U32(noise.SECOND)
 FINE = np.float32(noise.FINE)
 
 
-@_compile(inline="always")
+@compiled(inline="always")
 def drawn(start, place, bits, twist):
     """What noise.Noise.drawn finds for a value of these bits, at that place of a row."""
     hashed = U32(U32(U32(start) + U32(U32(place) * STEP)) ^ U32(bits))
@@ -27,7 +28,7 @@ def drawn(start, place, bits, twist):
     return np.float32(I32(hashed >> U32(8))) * FINE
 
 
-@_compile(inline="always")
+@compiled(inline="always")
 def pack(found, out, bits):
     """The codes of a row, (block,) int32, `bits` each, into out: (block * bits / 8,) uint8."""
     if bits == 8:
@@ -48,7 +49,7 @@ def pack(found, out, bits):
             out[i] = np.uint8(code)
 
 
-@_compile
+@compiled()
 def tops(x, found):
     """found: (rows,) int32: the bits of the largest magnitude of each row of x: (rows, block) float32."""
     for r in range(x.shape[0]):
@@ -56,7 +57,7 @@ def tops(x, found):
     return -1
 
 
-@_compile(fastmath={"reassoc"})
+@compiled(fastmath={"reassoc"})
 def sums(x, found):
     """found: (rows,) float64: of the magnitudes of each row of x: (rows, block) float32."""
     for r in range(x.shape[0]):
@@ -67,7 +68,7 @@ def sums(x, found):
     return -1
 
 
-@_compile
+@compiled()
 def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
     """Levels are the whole numbers from -reach to reach. zero: the code of 0.
 
@@ -87,7 +88,7 @@ def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
     return -1
 
 
-@_compile
+@compiled()
 def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
     """Levels are any, (2^bits,) float32, ascending, and codes those of each, (2^bits,) int32. See draw_steps."""
     found, last, gaps = np.empty(x.shape[1], np.int32), len(levels) - 1, levels[1:] - levels[:-1]
@@ -114,7 +115,7 @@ def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
     return -1
 
 
-@_compile
+@compiled()
 def draw_pairs(x, starts, scales, out, twist):
     """Levels are int2's: scales: (rows, 2) float32, a smaller and a larger magnitude. See draw_steps, chance.PAIR_CODES."""
     found = np.empty(x.shape[1], np.int32)
