@@ -97,7 +97,7 @@ class Pairs:
         compiled = kernels.worth("chance", rows)
         if compiled is not None:
             given = compiled_rows(rows, scales, noise, first, self.bits)
-            spread(compiled.draw_pairs, given, np.uint32(noise.twist))
+            compiled.draw_two(given, noise.twist)
             return torch.from_numpy(given[-1].reshape(-1))
         small, large = scales[:, :1], scales[:, 1:]
         levels = torch.cat([-large, -small, small, large], 1)

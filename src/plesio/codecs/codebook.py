@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, inverse, largest, rounded
-from plesio.codecs.kernels.threads import spread
 from plesio.codecs.nf4 import LEVELS as NORMAL
 from plesio.codecs.nf4 import fine_middles, middles, nearest
 from plesio.codecs.packets import Payload, Shape, Stamp
@@ -100,11 +99,11 @@ class Codebook(Blocks):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
         between = self.between(torch.from_numpy(head)).numpy()
-        return spread(compiled.encode_16, [rows, scales, codes], between)
+        return int(compiled.nearest([rows, scales, codes], between))
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
-        compiled.decode(compiled.decode_16, rows, weight, self.levels(head).numpy())
+        compiled.decode_levels(rows, weight, self.levels(head).numpy())
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """See Blocks.check; levels ascend within -1 to 1."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, inverse, largest, rounded
-from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload
 
 LEVELS = (
@@ -47,11 +46,11 @@ class NF4(Blocks):
 
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
-        return spread(compiled.encode_16, [rows, scales, codes], _middles().numpy())
+        return int(compiled.nearest([rows, scales, codes], _middles().numpy()))
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
-        compiled.decode(compiled.decode_16, rows, weight, self.levels(head).numpy())
+        compiled.decode_levels(rows, weight, self.levels(head).numpy())
 
 
 def nearest(rows: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

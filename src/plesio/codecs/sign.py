@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from plesio.codecs.blocks import Blocks, largest, rounded
-from plesio.codecs.kernels.threads import spread
 from plesio.codecs.packets import Payload
 
 
@@ -39,7 +38,7 @@ class Sign(Blocks):
     def quantise_compiled(self, compiled: Any, rows: Any, scales: Any, codes: Any, head: Any, short: int) -> int:
         """See Blocks.quantise_compiled."""
         sums = np.empty(len(rows), np.float64)
-        found: int = spread(compiled.encode_sign, [rows, sums, codes])
+        found: int = compiled.signs([rows, sums, codes])
         if found == -1:
             found_sums = torch.from_numpy(sums)  # of anything but zeros not 0, as a mean may be
             exact = rounded((found_sums / self._counts(len(rows), short)).float(), found_sums, 1).float().numpy()

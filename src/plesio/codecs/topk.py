@@ -73,7 +73,7 @@ class TopK(Picks):
         count = whole // BLOCK * self.keep
         end = count * 3 // 2
         rows = [flat[:whole].numpy(), side[:end].numpy(), inner[:count].numpy()]
-        spread(compiled.pick_largest, [array.reshape(whole // BLOCK, -1) for array in rows])
+        compiled.pick([array.reshape(whole // BLOCK, -1) for array in rows])
         inner[count:] = super().split(flat[whole:], side[end:], state)[0]
         return inner, None
 

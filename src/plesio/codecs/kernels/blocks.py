@@ -30,6 +30,7 @@ from plesio.codecs.kernels.compiling import (
 from plesio.codecs.kernels.threads import Kernel, spread
 
 SCALE_MASK = np.int32(-(1 << 7))
+PAIRS = 2 * 256  # a byte's two levels
 GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1 it has them as the bits of the highest byte
 
 
@@ -70,12 +71,12 @@ def encode_int4(x, scales, codes):
 
 
 @compiled()
-def encode_16(x, scales, codes, middles):
-    """As encode_int4, to the nearest of 16 levels of blocks of largest magnitude 1.
+def encode_16(x, scales, codes, middles, room):
+    """As encode_int4, to the nearest of 16 levels of blocks of largest magnitude 1. room: (block / 2,) int32.
 
     middles: (15,) int16, between them, in the steps of nf4.FINE, so that sixteen are compared at once.
     """
-    found = np.empty(x.shape[1], np.int16)
+    found = room.view(np.int16)
     for r in range(x.shape[0]):
         soon(x, r)
         row, out = x[r], codes[r]
@@ -98,10 +99,12 @@ def encode_16(x, scales, codes, middles):
 
 
 @compiled(fastmath={"reassoc"})
-def encode_sign(x, sums, codes):
-    """(x: (rows, block) float32, sums: (rows,) float64, of magnitudes, codes: (rows, block / 8)) -> a bad row, or -1."""
-    work = np.empty(x.shape[1], np.uint8)
-    eights = work.view(np.uint64)
+def encode_sign(x, sums, codes, room):
+    """(x: (rows, block) float32, sums: (rows,) float64, of magnitudes, codes: (rows, block / 8)) -> a bad row, or -1.
+
+    room: (block / 4,) int32.
+    """
+    work, eights = room.view(np.uint8), room.view(np.uint64)
     for r in range(x.shape[0]):
         soon(x, r)
         row, out = x[r], codes[r]
@@ -158,23 +161,28 @@ def decode_4(add: bool) -> Kernel:
 
 @functools.cache
 def decode_16(add: bool) -> Kernel:
-    """As decode_4, with levels: (16,) float32. Each byte stands for two of them: a table has all pairs."""
+    """As decode_4, with levels: (16,) float32. Each byte stands for two of them: a table has all pairs.
+
+    A row's levels are multiplied after the next row's are written: what was written in small pieces a moment ago cannot
+    be read in large ones without waiting. room: (PAIRS + 2 * block,) int32.
+    """
 
     @compiled()
-    def kernel(scales, codes, out, weight, levels):
-        pairs, work = np.empty((256, 2), np.float32), np.empty(out.shape[1], np.float32)
+    def kernel(scales, codes, out, weight, levels, room):
+        count, pairs = len(out), room[:PAIRS].view(np.float32)
         for i in range(256):
-            pairs[i, 0], pairs[i, 1] = levels[i & 15], levels[i >> 4]
-        table, both = pairs.reshape(-1).view(np.uint64), work.view(np.uint64)
-        for r in range(out.shape[0]):
-            soon(out, r)
-            row, code = out[r], codes[r]
-            scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
-            for i in range(len(code)):
-                both[i] = table[code[i]]
-            for i in range(len(row)):
-                value = work[i] * scale
-                row[i] = row[i] + value if add else value
+            pairs[2 * i], pairs[2 * i + 1] = levels[i & 15], levels[i >> 4]
+        table, two = pairs.view(np.uint64), room[PAIRS:].view(np.float32).reshape(2, out.shape[1])
+        for r in range(count + 1):
+            if r < count:
+                code, both = codes[r], (two[r & 1] if add else out[r]).view(np.uint64)
+                for i in range(len(code)):
+                    both[i] = table[code[i]]
+            if r > 0:
+                row, found = out[r - 1], two[(r - 1) & 1] if add else out[r - 1]
+                scale = as_float(I32(I32(scales[r - 1]) << I32(16))) * weight
+                for i in range(len(row)):
+                    row[i] = row[i] + found[i] * scale if add else found[i] * scale
         return -1
 
     return kernel
@@ -199,7 +207,24 @@ def decode_sign(add: bool) -> Kernel:
     return kernel
 
 
-def decode(kernels: Callable[[bool], Kernel], rows: list[Any], weight: float | None, *others: Any) -> None:
+def nearest(rows: list[Any], middles: Any) -> int:
+    """rows: x, scales, codes. See encode_16."""
+    return spread(encode_16, rows, middles, room=rows[0].shape[1] // 2)
+
+
+def signs(rows: list[Any]) -> int:
+    """rows: x, sums, codes. See encode_sign."""
+    return spread(encode_sign, rows, room=rows[0].shape[1] // 4)
+
+
+def decode(
+    kernels: Callable[[bool], Kernel], rows: list[Any], weight: float | None, *others: Any, room: int = 0
+) -> None:
     """rows: scales, codes, out. out is set to what they stand for; or weight times that is added."""
     rows[1].flags.writeable = False  # as what came from the network is, so that one loop serves both
-    spread(kernels(weight is not None), rows, np.float32(1.0 if weight is None else weight), *others)
+    spread(kernels(weight is not None), rows, np.float32(1.0 if weight is None else weight), *others, room=room)
+
+
+def decode_levels(rows: list[Any], weight: float | None, levels: Any) -> None:
+    """The same, of 16 levels."""
+    decode(decode_16, rows, weight, levels, room=PAIRS + 2 * rows[2].shape[1])

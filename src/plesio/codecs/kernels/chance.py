@@ -69,12 +69,12 @@ def sums(x, found):
 
 
 @compiled()
-def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
+def draw_steps(x, starts, scales, out, twist, bits, reach, zero, found):
     """Levels are the whole numbers from -reach to reach. zero: the code of 0.
 
     x: (rows, block) float32, starts: (rows,) int32, scales: (rows,) float32, out: (rows, block * bits / 8) uint8.
+    found: (block,) int32, room for codes.
     """
-    found = np.empty(x.shape[1], np.int32)
     for r in range(x.shape[0]):
         row, scale, start = x[r], scales[r], starts[r]
         raw = row.view(np.int32)
@@ -89,10 +89,13 @@ def draw_steps(x, starts, scales, out, twist, bits, reach, zero):
 
 
 @compiled()
-def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
-    """Levels are any, (2^bits,) float32, ascending, and codes those of each, (2^bits,) int32. See draw_steps."""
-    found, last, gaps = np.empty(x.shape[1], np.int32), len(levels) - 1, levels[1:] - levels[:-1]
-    steps, wide = np.empty(x.shape[1], np.float32), np.empty(x.shape[1], np.float32)
+def draw_levels(x, starts, scales, out, twist, bits, reach, levels, gaps, codes, room):
+    """Levels are any, (2^bits,) float32, ascending, and codes those of each, (2^bits,) int32. See draw_steps.
+
+    gaps: (2^bits - 1,), between levels. room: (3 * block,) int32.
+    """
+    block, last = x.shape[1], len(levels) - 1
+    found, steps, wide = room[:block], room[block : 2 * block].view(np.float32), room[2 * block :].view(np.float32)
     for r in range(x.shape[0]):
         row, scale, start = x[r], scales[r], starts[r]
         raw = row.view(np.int32)
@@ -116,9 +119,8 @@ def draw_levels(x, starts, scales, out, twist, bits, reach, levels, codes):
 
 
 @compiled()
-def draw_pairs(x, starts, scales, out, twist):
+def draw_pairs(x, starts, scales, out, twist, found):
     """Levels are int2's: scales: (rows, 2) float32, a smaller and a larger magnitude. See draw_steps, chance.PAIR_CODES."""
-    found = np.empty(x.shape[1], np.int32)
     for r in range(x.shape[0]):
         row, small, large, start = x[r], scales[r, 0], scales[r, 1], starts[r]
         raw = row.view(np.int32)
@@ -135,12 +137,19 @@ def draw_pairs(x, starts, scales, out, twist):
 
 def draw(rows, twist, bits, levels, codes):
     """rows: x, starts, scales, out, as draw_steps takes them. levels: (k,) ascending, codes: (k,) uint8, of each."""
-    reach = np.float32(min(-levels[0], levels[-1]))
+    reach, block = np.float32(min(-levels[0], levels[-1])), rows[0].shape[1]
     zero = codes_of_whole_numbers(levels, codes, bits)
     if zero is not None:
-        spread(draw_steps, rows, U32(twist), bits, reach, I32(zero))
+        spread(draw_steps, rows, U32(twist), bits, reach, I32(zero), room=block)
     else:
-        spread(draw_levels, rows, U32(twist), bits, reach, levels, codes.astype(np.int32))
+        spread(
+            draw_levels, rows, U32(twist), bits, reach, levels, np.diff(levels), codes.astype(np.int32), room=3 * block
+        )
+
+
+def draw_two(rows, twist):
+    """The same of int2. See draw_pairs."""
+    spread(draw_pairs, rows, U32(twist), room=rows[0].shape[1])
 
 
 def codes_of_whole_numbers(levels, codes, bits):

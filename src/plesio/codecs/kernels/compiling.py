@@ -3,7 +3,8 @@
 Loops write blocks as rows; the bits of a code are constants of the compiled loops, the length of a row is not: short loops
 of known length would be unrolled, and be no vector loops. A row's largest magnitude is found on the bits of its values, as
 integers: that needs no order of floating-point operations, and finds NaN and Inf, too. Integers are kept to 32 bits, which
-numba would widen. The loops release the GIL.
+numba would widen. The loops release the GIL. They allocate nothing: numba would count, with atomic operations, who has each
+row, which takes as long as what is done to a short one.
 """
 
 # mypy: ignore-errors
@@ -21,7 +22,6 @@ import numpy as np
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
-from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
 from plesio.codecs.blocks import largest_scale
@@ -41,14 +41,13 @@ class Shelf(FunctionCache):
     """Where on disk one compiled loop lies, of each machine and each type of its arguments.
 
     Before numba looks there it makes all ready that compiling takes, which took twice as long as all the rest of a codec's
-    first use. What was compiled needs of that only what hands out memory; where nothing is found, numba makes ready then.
+    first use. What was compiled needs none of that; where nothing is found, numba makes ready then.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What was compiled for these types, or None."""
         if VERSION > KNOWN:
             return super().load_overload(sig, target_context)
-        rtsys.initialize(target_context)
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
@@ -69,7 +68,7 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
     """A decorator: the loop is compiled when it is first called with arguments of such types, or found on disk."""
 
     def compile_later(loop: Any) -> Any:
-        found, on_disk = njit(nogil=True, error_model="numpy", **options)(loop), shelf(loop)
+        found, on_disk = njit(nogil=True, error_model="numpy", _nrt=False, **options)(loop), shelf(loop)
         if on_disk is not None:
             found._cache = on_disk
         return found

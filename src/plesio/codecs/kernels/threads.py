@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 
 Kernel = Callable[..., int]
@@ -22,19 +23,20 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads
 
 
-def spread(kernel: Kernel, rows: list[Any], *others: Any) -> int:
+def spread(kernel: Kernel, rows: list[Any], *others: Any, room: int = 0) -> int:
     """kernel(*rows, *others), its rows dealt to as many threads as torch may use. What the first that is not -1 returned.
 
-    rows: arrays whose first extents are the same.
+    rows: arrays whose first extents are the same. room: int32 values that each call has for itself, as its last argument.
     """
     count = len(rows[0])
     threads = min(torch.get_num_threads(), max(array.nbytes for array in rows) // MANY, count)
+    own = [[*others, *([np.empty(room, np.int32)] if room else [])] for _ in range(max(threads, 1))]
     if threads <= 1:
-        return kernel(*rows, *others)
+        return kernel(*rows, *own[0])
     cuts = [count * n // threads for n in range(threads + 1)]
     calls = [
-        _pool(threads).submit(kernel, *(array[begin:end] for array in rows), *others)
-        for begin, end in zip(cuts[1:-1], cuts[2:], strict=True)
+        _pool(threads).submit(kernel, *(array[begin:end] for array in rows), *given)
+        for begin, end, given in zip(cuts[1:-1], cuts[2:], own[1:], strict=True)
     ]
-    found = [kernel(*(array[: cuts[1]] for array in rows), *others)]
+    found = [kernel(*(array[: cuts[1]] for array in rows), *own[0])]
     return next((bad for bad in (*found, *(call.result() for call in calls)) if bad != -1), -1)

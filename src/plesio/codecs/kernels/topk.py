@@ -8,19 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 from plesio.codecs.kernels.compiling import ABS, I32, compiled
+from plesio.codecs.kernels.threads import spread
 
 LOWER = np.int32(1 << 20)  # of the bits of a threshold: by about a tenth
 
 
 @compiled()
-def pick_largest(x, side, values):
+def pick_largest(x, side, values, room):
     """The largest magnitudes of each row of x: (rows, block) float32, ascending in place, the first of equal ones.
 
     values: (rows, keep) float32, keep even; side: (rows, keep * 3 / 2) uint8: their places, two in three bytes. What may be
     among them is found by the threshold of the row before, lowered a little; where that was too high, all may be.
+    room: (3 * block + 1,) int32.
     """
     block, keep = x.shape[1], values.shape[1]
-    places, sizes, work = np.empty(block + 1, np.int32), np.empty(block, np.int32), np.empty(block, np.int32)
+    sizes, work, places = room[:block], room[block : 2 * block], room[2 * block :]
     guess = I32(0)
     for r in range(x.shape[0]):
         row = x[r]
@@ -110,3 +112,8 @@ def kth_largest(found, k):
         else:
             break
     return found[want]
+
+
+def pick(rows):
+    """rows: x, side, values. See pick_largest."""
+    spread(pick_largest, rows, room=3 * rows[0].shape[1] + 1)
