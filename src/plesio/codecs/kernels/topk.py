@@ -19,37 +19,36 @@ def pick_largest(x, side, values, room):
 
     values: (rows, keep) float32, keep even; side: (rows, keep * 3 / 2) uint8: their places, two in three bytes. What may be
     among them is found by the threshold of the row before, lowered a little; where that was too high, all may be.
-    room: (3 * block + 1,) int32.
+    room: (3 * block + 1,) int32. What depends on values branches nowhere: it could not be foreseen.
     """
     block, keep = x.shape[1], values.shape[1]
-    sizes, work, places = room[:block], room[block : 2 * block], room[2 * block :]
+    sizes, kept, places = room[:block], room[block : 2 * block], room[2 * block :]
     guess = I32(0)
     for r in range(x.shape[0]):
         row = x[r]
         bits = row.view(np.int32)
-        count = candidates(bits, guess, places)
+        count, least = candidates(bits, guess, places), guess
         if count < keep:
-            count = candidates(bits, I32(0), places)
+            count, least = candidates(bits, I32(0), places), I32(0)
+        top = I32(0)
         for i in range(count):
-            sizes[i] = work[i] = I32(bits[places[i]] & ABS)
-        least = kth_largest(work[:count], keep)
-        ties = keep
+            sizes[i] = I32(bits[places[i]] & ABS)
+            top = max(top, sizes[i])
+        least = kth_largest(sizes[:count], keep, least, top)
+        ties, found = I32(keep), 0
         for i in range(count):
-            ties -= sizes[i] > least
-        out = before = 0
+            ties = I32(ties - I32(sizes[i] > least))
         for i in range(count):
-            if sizes[i] < least or (sizes[i] == least and ties == 0):
-                continue
-            ties -= sizes[i] == least
-            place = places[i]
-            values[r, out] = row[place]
-            if out % 2:
-                at = out // 2 * 3
-                side[r, at] = np.uint8(before)
-                side[r, at + 1] = np.uint8(before >> 8 | (place & 15) << 4)
-                side[r, at + 2] = np.uint8(place >> 4)
-            before = place
-            out += 1
+            kept[found] = places[i]
+            equal = I32(I32(sizes[i] == least) & I32(ties > 0))
+            ties = I32(ties - equal)
+            found += I32(sizes[i] > least) | equal
+        for i in range(keep // 2):
+            first, second = kept[2 * i], kept[2 * i + 1]
+            values[r, 2 * i], values[r, 2 * i + 1] = row[first], row[second]
+            side[r, 3 * i] = np.uint8(first)
+            side[r, 3 * i + 1] = np.uint8(first >> 8 | (second & 15) << 4)
+            side[r, 3 * i + 2] = np.uint8(second >> 4)
         guess = max(I32(0), I32(least - LOWER))
     return -1
 
@@ -90,28 +89,17 @@ def candidates(bits, least, places):
 
 
 @compiled()
-def kth_largest(found, k):
-    """Of integers, (n,), which it moves about. Hoare's quickselect."""
-    low, high, want = 0, len(found) - 1, len(found) - k
+def kth_largest(sizes, k, low, high):
+    """Of sizes, (n,) int32, from low to high, of which k are low or more. They are counted again and again: that is fast."""
     while low < high:
-        pivot = found[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while found[i] < pivot:
-                i += 1
-            while found[j] > pivot:
-                j -= 1
-            if i <= j:
-                found[i], found[j] = found[j], found[i]
-                i += 1
-                j -= 1
-        if want <= j:
-            high = j
-        elif want >= i:
-            low = i
+        middle, many = I32(high - I32(I32(high - low) >> I32(1))), I32(0)
+        for i in range(len(sizes)):
+            many = I32(many + I32(sizes[i] >= middle))
+        if many >= k:
+            low = middle
         else:
-            break
-    return found[want]
+            high = I32(middle - I32(1))
+    return low
 
 
 def pick(rows):
