@@ -100,6 +100,18 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
             torch.testing.assert_close(total, expected)
 
 
+@pytest.mark.parametrize("text", ["int8", "int8(48)", "int8(100)", "int4", "int4(32)", "int4(24)"])
+@pytest.mark.parametrize("first", [16, 1])
+def test_what_is_written_past_the_caches_is_the_same(text: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = kernels.on_cpu("blocks")
+    packet = sent(parse(text), torch.randn(70_001, generator=torch.Generator().manual_seed(3)))
+    near, room = decode(packet), torch.full((70_050,), 5.0)
+    monkeypatch.setattr(compiled, "FAR", 1 << 14)
+    out = room[first : first + 70_001]
+    assert torch.equal(decode(packet, out), near)
+    assert bool((room[:first] == 5).all()) and bool((room[first + 70_001 :] == 5).all())
+
+
 def test_where_nothing_can_be_written_loops_are_compiled_for_this_process_alone() -> None:
     code = (
         "import numba.core.caching as caching; caching.CacheImpl._locator_classes.clear(); import torch; "

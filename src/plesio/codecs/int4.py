@@ -39,4 +39,4 @@ class Int4(Blocks):
 
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
-        compiled.decode(compiled.decode_4, rows, weight)
+        compiled.decode_far(compiled.decode_4, rows, weight)

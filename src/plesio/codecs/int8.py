@@ -54,7 +54,7 @@ class Int8(Blocks):
     def read_compiled(self, compiled: Any, rows: list[Any], weight: float | None, head: Payload) -> None:
         """See Blocks.read_compiled."""
         scales, codes, out = rows
-        compiled.decode(compiled.decode_8, [scales.view(np.float32), codes.view(np.int8), out], weight)
+        compiled.decode_far(compiled.decode_8, [scales.view(np.float32), codes.view(np.int8), out], weight)
 
     def adder(
         self, payloads: Sequence[Payload], weights: Sequence[float], numel: int, dtype: torch.dtype, into: torch.dtype

@@ -15,6 +15,7 @@ import numpy as np
 from plesio.codecs.kernels.compiling import (
     I32,
     INF,
+    LINE,
     MOST_1,
     MOST_7,
     ONE,
@@ -24,6 +25,7 @@ from plesio.codecs.kernels.compiling import (
     as_float,
     compiled,
     largest,
+    put,
     rounded,
     soon,
 )
@@ -31,6 +33,7 @@ from plesio.codecs.kernels.threads import Kernel, spread
 
 SCALE_MASK = np.int32(-(1 << 7))
 PAIRS = 2 * 256  # a byte's two levels
+FAR = 1 << 25  # bytes that no cache keeps until they are read
 GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1 it has them as the bits of the highest byte
 
 
@@ -123,30 +126,38 @@ def encode_sign(x, sums, codes, room):
 
 
 @functools.cache
-def decode_8(add: bool) -> Kernel:
-    """(scales: (rows,) float32, codes: (rows, block) int8, out: (rows, block) float32, weight): int8."""
+def decode_8(add: bool, far: bool) -> Kernel:
+    """(scales: (rows,) float32, codes: (rows, block) int8, out: (rows, block) float32, weight, room: (block,) int32).
+
+    add: to out, or does it become the values? far: past the caches, see compiling.put.
+    """
 
     @compiled()
-    def kernel(scales, codes, out, weight):
+    def kernel(scales, codes, out, weight, room):
+        near = room.view(np.float32)
         for r in range(out.shape[0]):
-            row, code, scale = out[r], codes[r], scales[r] * weight
+            row, code, scale = near if far else out[r], codes[r], scales[r] * weight
             for i in range(len(row)):
                 value = np.float32(max(code[i], np.int8(-127))) * scale
                 row[i] = row[i] + value if add else value
+            if far:
+                put(out[r], row)
         return -1
 
     return kernel
 
 
 @functools.cache
-def decode_4(add: bool) -> Kernel:
-    """(scales: (rows,) uint16, codes: (rows, block / 2) uint8, out: (rows, block) float32, weight): int4."""
+def decode_4(add: bool, far: bool) -> Kernel:
+    """As decode_8. scales: (rows,) uint16, codes: (rows, block / 2) uint8, of int4."""
 
     @compiled()
-    def kernel(scales, codes, out, weight):
+    def kernel(scales, codes, out, weight, room):
+        near = room.view(np.float32)
         for r in range(out.shape[0]):
-            soon(out, r)
-            row, code = out[r], codes[r]
+            if not far:
+                soon(out, r)
+            row, code = near if far else out[r], codes[r]
             scale = as_float(I32(I32(scales[r]) << I32(16))) * weight
             for i in range(len(code)):
                 both = I32(code[i])
@@ -154,6 +165,8 @@ def decode_4(add: bool) -> Kernel:
                 high = np.float32(max(I32(I32(both >> I32(4)) - I32(8)), I32(-7))) * scale
                 row[2 * i] = row[2 * i] + low if add else low
                 row[2 * i + 1] = row[2 * i + 1] + high if add else high
+            if far:
+                put(out[r], row)
         return -1
 
     return kernel
@@ -225,6 +238,13 @@ def decode(
     spread(kernels(weight is not None), rows, np.float32(1.0 if weight is None else weight), *others, room=room)
 
 
+def decode_far(kernels: Callable[..., Kernel], rows: list[Any], weight: float | None) -> None:
+    """The same by decode_8 or decode_4, past the caches where they cannot keep what is decoded until it is read."""
+    out = rows[2]
+    far = weight is None and out.nbytes >= FAR and out.ctypes.data % LINE == 0 and out.strides[0] % LINE == 0
+    decode(functools.partial(kernels, far=far), rows, weight, room=out.shape[1])
+
+
 def decode_levels(rows: list[Any], weight: float | None, levels: Any) -> None:
-    """The same, of 16 levels."""
+    """The same by decode_16."""
     decode(decode_16, rows, weight, levels, room=PAIRS + 2 * rows[2].shape[1])

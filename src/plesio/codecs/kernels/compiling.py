@@ -112,6 +112,33 @@ def prefetch(context: Any, array: Any, at_bytes: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
+@intrinsic
+def put_line(context: Any, out: Any, source: Any, at: Any) -> Any:
+    """A LINE of out: (n,) float32, aligned to one, from `at` on, becomes that of source, past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line = ir.VectorType(ir.FloatType(), LINE // 4).as_pointer()
+        to, values = (
+            builder.bitcast(builder.gep(context.make_array(kind)(context, builder, array).data, [arguments[2]]), line)
+            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        put = builder.store(builder.load(values, align=4), to, align=LINE)
+        put.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(out, source, types.intp), generate
+
+
+@compiled(inline="always")
+def put(out, source):
+    """out: (n,) float32 becomes source, and is not read from memory first: for what nobody reads soon.
+
+    n is a multiple of 16, and out aligned to a LINE.
+    """
+    for at in range(0, len(out), LINE // 4):
+        put_line(out, source, at)
+
+
 @compiled(inline="always")
 def soon(x, r):
     """What comes AHEAD of row r: processors foresee long stretches only, and rows are two short ones each."""
