@@ -1,9 +1,9 @@
 """plesio's codecs beside torch's own, bitsandbytes' and hivemind's, on one thread, and beside a copy of memory.
 
 Rounds alternate between `plesio bench codecs` and the peers, each of which has an environment of its own. Ratios are of
-medians over rounds. gbps: of bytes read and written, of the tensor and what was made of it. Before the rounds: what the
-first use of a codec in a process takes. Writes benchmarks/results/codecs.json. With --device cuda only plesio's, on a GPU,
-into codecs_gpu.json.
+medians over rounds. gbps: of bytes read and written, of the tensor and what was made of it. torch's threads rest when
+they have nothing to do. Before the rounds: what the first use of a codec in a process takes. Writes
+benchmarks/results/codecs.json. With --device cuda only plesio's, on a GPU, into codecs_gpu.json.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ LIMIT_S = 1200.0  # of one measurement; the first makes a peer's environment
 PEERS = ("torch", "bitsandbytes", "hivemind")
 FIRST = ("int8", "int4", "nf4", "codebook(16)", "sign", "topk(1/64)", "topk(1/64)+int2", "sr(int4)")
 PROCESSES = 7  # of each
+RESTING = {"GOMP_SPINCOUNT": "0"}  # else torch's threads keep their cores busy for 10 ms after each of its operations
 RIVALS = {  # what of theirs does the same as what of ours
     "int8": ("torch: quantize_per_channel", "bitsandbytes: blockwise 8 bit", "hivemind: uniform 8 bit"),
     "nf4": ("bitsandbytes: nf4",),
@@ -34,7 +35,7 @@ RIVALS = {  # what of theirs does the same as what of ours
 def told(*words: str) -> dict[str, Any]:
     """What `plesio bench codecs` says."""
     command = [sys.executable, "-m", "plesio", "bench", "codecs", *words, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LIMIT_S, env=os.environ | RESTING)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
