@@ -42,7 +42,9 @@ class Int2(Stage):
 
     def write(self, flat: Tensor, payload: Tensor, state: Any) -> None:
         """See Stage.write. Raises CodecError for NaN, Inf, and values beyond float32."""
-        numel, step = flat.numel(), CHUNK // self.block * self.block
+        numel, step, compiled = flat.numel(), CHUNK // self.block * self.block, kernels.worth("int2", flat)
+        if compiled is not None and flat.dtype == torch.float32 and flat.is_contiguous():
+            step = numel // self.block * self.block or step
         split = 4 * self._blocks(numel)
         scales = payload.numpy()[:split].view(np.uint16).reshape(-1, 2)
         for start in range(0, numel, step):
@@ -50,9 +52,8 @@ class Int2(Stage):
             count = torch.full((self._blocks(len(part)),), float(self.block), dtype=torch.float64, device=part.device)
             short = -len(part) % self.block
             count[-1] -= short
-            rows = torch.nn.functional.pad(part, (0, short)).view(-1, self.block)
+            rows = (torch.nn.functional.pad(part, (0, short)) if short else part).view(-1, self.block)
             own = scales[start // self.block :][: len(rows)]
-            compiled = kernels.worth("int2", part)
             codes = (_reference if compiled is None else compiled.encode)(rows, count, own)
             if codes is None:
                 raise CodecError(f"codec {self!r} cannot carry NaN, Inf or values beyond float32")
@@ -64,6 +65,13 @@ class Int2(Stage):
         step, pairs = CHUNK // self.block * self.block, self._pairs(payload, numel)
         for start in range(0, numel, step):
             yield start, narrowed(self._values(payload, pairs, start, min(start + step, numel)), dtype)
+
+    def read_into(self, payload: Payload, out: Tensor) -> None:
+        """See Stage.read_into."""
+        if out.dtype == torch.float32 and out.device.type == "cpu":
+            self._fill(payload, self._pairs(payload, out.numel()), 0, out)
+        else:
+            super().read_into(payload, out)
 
     @property
     def unit(self) -> int:
@@ -85,16 +93,25 @@ class Int2(Stage):
 
     def _values(self, payload: Payload, pairs: Tensor, start: int, stop: int) -> Tensor:
         """(stop - start,) float32. start: a multiple of block."""
-        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :][start // 4 : -(-stop // 4)]
-        own, values = pairs[start // self.block : self._blocks(stop)], torch.empty(stop - start)
-        compiled, whole = kernels.worth("int2", values), (stop - start) // self.block
-        if compiled is not None and whole * self.block == stop - start:
-            compiled.decode(own.numpy(), raw.reshape(whole, -1), values.view(whole, -1).numpy())
-            return values
-        codes = unpack(torch.from_numpy(raw.copy()), 2)[: stop - start]
-        own = own.repeat_interleave(self.block, 0)[: stop - start]
-        values = torch.where(codes & 1 == 1, own[:, 1], own[:, 0])
-        return torch.where(codes & 2 == 2, values, -values)
+        values = torch.empty(stop - start)
+        self._fill(payload, pairs, start, values)
+        return values
+
+    def _fill(self, payload: Payload, pairs: Tensor, start: int, out: Tensor) -> None:
+        """out: (k,) float32 becomes the values from `start`, a multiple of block."""
+        raw = np.frombuffer(payload, np.uint8)[4 * len(pairs) :][start // 4 : -(-(start + len(out)) // 4)]
+        own, compiled = pairs[start // self.block : self._blocks(start + len(out))], kernels.worth("int2", out)
+        whole = len(out) // self.block if compiled is not None else 0
+        done = whole * self.block
+        if compiled is not None and whole:
+            compiled.decode(
+                own[:whole].numpy(), raw[: done // 4].reshape(whole, -1), out[:done].view(whole, -1).numpy()
+            )
+        if done < len(out):
+            codes = unpack(torch.from_numpy(raw[done // 4 :].copy()), 2)[: len(out) - done]
+            each = own[whole:].repeat_interleave(self.block, 0)[: len(codes)]
+            values = torch.where(codes & 1 == 1, each[:, 1], each[:, 0])
+            out[done:] = torch.where(codes & 2 == 2, values, -values)
 
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless all magnitudes are finite and not negative."""
