@@ -77,6 +77,18 @@ def test_each_failure_is_told_by_its_kind_and_the_worker_lives_on(
     assert client.gather([client.submit(fn("add"), i) for i in range(10)], WAIT_S) == list(range(10))
 
 
+def test_what_was_done_before_a_task_that_takes_long_does_not_wait_for_its_end(tmp_path: Path) -> None:
+    with plesio.connect(folder=tmp_path / "pool", workers=1) as client:
+        client.gather([client.submit(fn("passes")) for _ in range(200)], WAIT_S)  # such tasks are short, it seems
+        for number in range(3):
+            gate = tmp_path / str(number)
+            short = [client.submit(fn("passes")) for _ in range(20)]
+            long = client.submit(fn("passes"), str(gate))
+            assert client.gather(short, WAIT_S) == [""] * 20 and not long.done()
+            gate.touch()
+            assert long.result(WAIT_S) == str(gate)
+
+
 def test_one_that_hangs_ends_with_its_timeout(client: Client) -> None:
     with pytest.raises(TaskFailed, match="timeout of 0.3 s") as failure:
         client.submit(fn("nap"), 60, timeout_s=0.3).result(WAIT_S)

@@ -22,6 +22,13 @@ def nap(seconds):
     return seconds
 
 
+def passes(gate=""):
+    """Waits for that file; for none it has no time to be slow in."""
+    while gate and not Path(gate).exists():
+        time.sleep(0.01)
+    return gate
+
+
 def boom(text="no"):
     raise ValueError(text)
 

@@ -62,7 +62,6 @@ def image_shape(record):
 
 def held(record):
     """The records from the tenth on wait for a file, which is named in each."""
-    time.sleep(0.005)  # a worker sends the results of shorter tasks together with the next one's
     while record["id"] >= 10 and not Path(record["gate"]).exists():
         time.sleep(0.01)
     return record["id"]

@@ -91,8 +91,7 @@ class Concurrent:
             args, kwargs = decode_call(item.args, slot.shares, slot.inputs_of(item))
             async with limit:
                 value = await self._outcome(function, args, kwargs)
-            slot.results.append(encode(value, slot.shares, "result"))
-            slot.ids.append(item.id)
+            slot.keep(item.id, encode(value, slot.shares, "result"))
         except asyncio.CancelledError:
             self._fail(item, outcome.CANCELLED, "it was told to stop")
         except CannotSend as error:

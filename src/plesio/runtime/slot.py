@@ -1,7 +1,8 @@
 """A slot: a process that runs one task at a time for a pool. No event loop: it waits in `recv`, or it works.
 
 It reads what has come between two tasks, when the last one took a while; what it has done it sends at once, or once a
-millisecond while it has more to do. Coroutines and thread tasks run many at a time: see concurrent.py.
+millisecond while it has more to do. Where the next task takes long, a thread sends what was done before it. Coroutines and
+thread tasks run many at a time: see concurrent.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from types import FrameType
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 IDLE_S = 0.25  # a wait is no longer, so that a signal to leave is seen
 PAUSE_S = 0.001  # between two looks at what has come, and between two sendings, while there is work
+LATE_S = 0.02  # results do not wait much longer for the end of another task
 KEPT = 512  # results that are kept to be sent again: more than a pool ever has under way in a slot
 MESSAGE_LENGTH = 8000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
@@ -81,11 +84,13 @@ class Slot:
         self.tls = tls
         self.functions = Functions()
         self.todo: deque[Item] = deque()
+        self.sending = threading.RLock()  # for the following, and the connection that is sent by
         self.ids: list[int] = []  # results not sent yet
         self.results: list[bytes] = []
         self.busy_s = 0.0
         self.sent: deque[msgspec.Struct] = deque(maxlen=KEPT)
         self.channel: BlockingChannel | None = None
+        self.late = threading.Event()  # has a task begun while results were here?
         self.leaving = False
         self.current = 0
         self.yields = False  # is the current one told when the slot is to end?
@@ -100,6 +105,7 @@ class Slot:
         signal.signal(signal.SIGUSR1, self._on_stop)
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=self._send_late, name="late-results", daemon=True).start()
         pause_s, farewells = FIRST_PAUSE_S, 0
         while True:
             try:
@@ -111,9 +117,10 @@ class Slot:
                 print(f"{self.settings.slot}: {error}", file=sys.stderr, flush=True)
                 sys.exit(error.exit_code)
             except (OSError, WireError):
-                if self.channel is not None:
-                    self.channel.close()
-                    self.channel = None
+                with self.sending:
+                    if self.channel is not None:
+                        self.channel.close()
+                        self.channel = None
                 farewells += self.leaving
                 if farewells > FAREWELLS:
                     return
@@ -123,29 +130,33 @@ class Slot:
     def connect(self) -> None:
         """A new connection; says what is here, and again what may be lost. Raises OSError, WireError, AccessRefused."""
         known = self.settings
-        self.channel = connect(known.host, known.port, known.token, "slot", self.tls)
-        holds = [item.id for item in self.todo]
-        if self.concurrent is not None:
-            holds += self.concurrent.active
-        for message in self.sent:
-            holds += message.ids if isinstance(message, s.Finished) else [getattr(message, "id", 0)]
-        holds += self.ids
-        self._tell(
-            s.SlotUp(known.slot, known.node, known.incarnation, known.tags, tuple(holds), bool(known.pool)), keep=False
-        )
-        for message in list(self.sent):
-            self._tell(message, keep=False)
-        for fn, mode in self.modes.items():
-            if mode:  # a coordinator that was started again does not know
-                self._tell(s.Concurrent(known.slot, known.incarnation, fn), keep=False)
+        channel = connect(known.host, known.port, known.token, "slot", self.tls)
+        with self.sending:
+            self.channel = channel
+            holds = [item.id for item in self.todo]
+            if self.concurrent is not None:
+                holds += self.concurrent.active
+            for message in self.sent:
+                holds += message.ids if isinstance(message, s.Finished) else [getattr(message, "id", 0)]
+            holds += self.ids
+            self._tell(
+                s.SlotUp(known.slot, known.node, known.incarnation, known.tags, tuple(holds), bool(known.pool)),
+                keep=False,
+            )
+            for message in list(self.sent):
+                self._tell(message, keep=False)
+            for fn, mode in self.modes.items():
+                if mode:  # a coordinator that was started again does not know
+                    self._tell(s.Concurrent(known.slot, known.incarnation, fn), keep=False)
 
     def _tell(self, message: msgspec.Struct, keep: bool = True) -> None:
-        if keep:
-            if len(self.sent) == KEPT and isinstance(self.sent[0], s.Finished):
-                self._settle(self.sent[0])
-            self.sent.append(message)
-        assert self.channel is not None
-        self.channel.send(m.encode(message))
+        with self.sending:
+            if keep:
+                if len(self.sent) == KEPT and isinstance(self.sent[0], s.Finished):
+                    self._settle(self.sent[0])
+                self.sent.append(message)
+            assert self.channel is not None
+            self.channel.send(m.encode(message))
 
     def _settle(self, message: s.Finished) -> None:
         """The pool has had these for long."""
@@ -235,6 +246,8 @@ class Slot:
         """A plain function, to its end."""
         began_s = time.perf_counter()
         id, self.yields = item.id, item.yields
+        if self.ids and not self.late.is_set():
+            self.late.set()
         self.current = id
         try:
             function = self.functions.get(item.fn)
@@ -250,8 +263,7 @@ class Slot:
                 self.board.begin(0)
                 if item.timeout_s > 0:
                     signal.setitimer(signal.ITIMER_REAL, 0.0)
-            self.results.append(encoding.encode(value, self.shares, "result"))
-            self.ids.append(id)
+            self.keep(id, encoding.encode(value, self.shares, "result"))
         except OutOfTime:
             self.fail(item, outcome.TIMED_OUT, f"it ran for longer than its timeout of {item.timeout_s:g} s")
         except Stopped:
@@ -265,7 +277,8 @@ class Slot:
         except (SystemExit, KeyboardInterrupt, GeneratorExit, Exception) as error:  # a process edge: anybody's code
             self.fail(item, outcome.RAISED, told(error))
         self.current = 0
-        self.busy_s += time.perf_counter() - began_s
+        with self.sending:
+            self.busy_s += time.perf_counter() - began_s
 
     def _begin_timed(self, item: Item) -> None:
         self.board.begin(item.id, time.monotonic() + item.timeout_s)
@@ -278,14 +291,34 @@ class Slot:
         message = message[-MESSAGE_LENGTH:]
         self._tell(s.Failed(known.slot, known.incarnation, item.id, kind, message, item.attempt))
 
+    def keep(self, id: int, result: bytes) -> None:
+        """Until the next sending."""
+        with self.sending:
+            self.results.append(result)
+            self.ids.append(id)
+
     def flush(self) -> None:
         """Sends the results that are here."""
         if not self.ids:
             return
         known = self.settings
-        ids, results, busy_s = tuple(self.ids), tuple(self.results), self.busy_s
-        self.ids, self.results, self.busy_s = [], [], 0.0
-        self._tell(s.Finished(known.slot, known.incarnation, ids, results, busy_s))
+        with self.sending:
+            ids, results, busy_s = tuple(self.ids), tuple(self.results), self.busy_s
+            self.ids, self.results, self.busy_s = [], [], 0.0
+            if ids:
+                self._tell(s.Finished(known.slot, known.incarnation, ids, results, busy_s))
+
+    def _send_late(self) -> None:
+        """A thread of its own: what was done before a task that takes long is not kept until that ends."""
+        while self.late.wait():
+            self.late.clear()
+            time.sleep(LATE_S)
+            with (
+                contextlib.suppress(WireError),
+                self.sending,
+            ):  # where it broke: all is sent again by the next connection
+                if self.channel is not None:
+                    self.flush()
 
     def _leave(self) -> None:
         known = self.settings
