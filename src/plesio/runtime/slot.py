@@ -310,6 +310,9 @@ class Slot:
 
     def _send_late(self) -> None:
         """A thread of its own: what was done before a task that takes long is not kept until that ends."""
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM}
+        )  # they wake the main one
         while self.late.wait():
             self.late.clear()
             time.sleep(LATE_S)
