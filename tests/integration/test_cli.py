@@ -45,6 +45,7 @@ def plesio(*words: str, cwd: Path, code: int, env: dict[str, str] | None = None)
         (["run", "--codec", "int9", str(GOOD)], "did you mean 'int8'"),
         (["run", "missing.py"], "does not exist"),
         (["run", "--chaos", "hit learner-1", str(GOOD)], "kill learner-1 at 30s"),
+        (["run", "--chaos", "kill learner-9 at 1s", str(GOOD)], "this run has no 'learner-9', but all, coordinator"),
         (["run", "--strategy", "sync until tokens=5", str(GOOD)], "the last one has no end"),
         (["run", "--slow", "learner-1=fast", str(GOOD)], "e.g. learner-1=3"),
         (["run", "--slow", "learner-7=2", str(GOOD)], "learner-0 to learner-1"),

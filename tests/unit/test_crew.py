@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from plesio.cli.launch import _leave_report
+from plesio.core.spec import RunSpec
 from plesio.records import Version
+from plesio.runtime import faults
 from plesio.runtime.crew import Crew
+from plesio.runtime.supervisor import Plan, Supervisor
+from plesio.strategies.presets import Sync
+from plesio.strategies.schedule import Schedule
 from plesio.wire import messages as m
 from plesio.wire.channel import Channel
 
@@ -62,3 +69,33 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_happened(
     (tmp_path / "summary.json").mkdir()  # in its way
     assert _leave_report(tmp_path)["coordinator_restarts"] == 0
     assert "cannot write the report" in capsys.readouterr().err and not list(tmp_path.glob("*.tmp"))
+
+
+def test_each_fault_has_its_own_time_and_one_that_meets_nobody_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = faults.parse("kill learner-0 at 2000 tokens; kill learner-1 at 0s; stop all at 1000 tokens for 0s", 2)
+    said: list[str] = []
+
+    async def scenario() -> None:
+        plan = Plan(
+            spec=RunSpec(run="r", learners=2, schedule=Schedule.of(Sync())), run_dir=tmp_path, token="t", faults=asked
+        )
+        crew = Supervisor(plan, print, said.append)
+        crew.children["synchronizer"].id, crew.children["learner-0"].id = "1", "2"
+        sent: list[tuple[str, int]] = []
+        monkeypatch.setattr(crew.launcher, "signal", lambda *what: sent.append(what))
+        crew.inject()
+        async with asyncio.timeout(60):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert said == ["fault: SIGKILL to learner-1 met nobody: it was not running just then"] and not sent
+            crew._on_message(
+                Channel.__new__(Channel), m.encode(msgspec.structs.replace(STATUS, merged_tokens=1000)), None
+            )
+            while len(sent) < 4:
+                await asyncio.sleep(0.01)
+        assert sent == [("1", signal.SIGSTOP), ("2", signal.SIGSTOP), ("1", signal.SIGCONT), ("2", signal.SIGCONT)]
+        assert crew.error is None
+
+    asyncio.run(scenario())

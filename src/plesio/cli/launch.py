@@ -100,7 +100,7 @@ def execute(spec: RunSpec, run_dir: Path, options: Options, *, resume: bool) -> 
         raise UserError(f"{run_dir} is finished; its model is {run_dir / 'model.safetensors'}; start a new run instead")
     address = read_address(options.listen, "--listen")
     side = load_tls(options.tls, serves=True) if options.tls else None
-    slowdowns, planned = read_slowdowns(options.slow, spec.learners), faults.parse(options.chaos)
+    slowdowns, planned = read_slowdowns(options.slow, spec.learners), faults.parse(options.chaos, spec.learners)
     if options.tensorboard:
         boards.check_installed()
     try:

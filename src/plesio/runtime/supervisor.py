@@ -66,7 +66,7 @@ class Supervisor(Crew):
                 await self.start(child)
             self.spawn(self.stay_connected(*self._coordinator()))
             self.spawn(self.watch_exits())
-            self.spawn(self._inject())
+            self.inject()
             await self._until_over()
         finally:
             await self.close()
@@ -156,21 +156,25 @@ class Supervisor(Crew):
         leave.cancel()
         again.cancel()
 
-    async def _inject(self) -> None:
-        """The faults that were asked for."""
+    def inject(self) -> None:
+        """The faults that were asked for, from now on, each when it is time."""
         began_s = time.monotonic()
-        for fault in sorted(self.plan.faults, key=lambda f: (f.at_tokens or 0, f.at_s or 0.0)):
-            while not fault.due(time.monotonic() - began_s, self.status.merged_tokens if self.status else 0):
-                await asyncio.sleep(0.05)
-            if self.finished.is_set():
-                return
-            for name in self.children if fault.target == "all" else (fault.target,):
-                child = self.children.get(name)
-                if child is not None and child.id:
-                    self.say(f"fault: {signal.Signals(fault.signum).name} to {name}")
-                    self.launcher.signal(child.id, fault.signum)
-                    if fault.signum == signal.SIGSTOP:
-                        self.spawn(self._continue(child.id, fault.lasts_s))
+        for fault in self.plan.faults:
+            self.spawn(self._inject(fault, began_s))
+
+    async def _inject(self, fault: Fault, began_s: float) -> None:
+        while not fault.due(time.monotonic() - began_s, self.status.merged_tokens if self.status else 0):
+            await asyncio.sleep(0.05)
+        if self.finished.is_set():
+            return
+        there = [c for c in self.children.values() if c.id and fault.target in ("all", c.name)]
+        for child in there:
+            self.say(f"fault: {signal.Signals(fault.signum).name} to {child.name}")
+            self.launcher.signal(child.id, fault.signum)
+            if fault.signum == signal.SIGSTOP:
+                self.spawn(self._continue(child.id, fault.lasts_s))
+        if not there:
+            self.say(f"fault: {fault} met nobody: it was not running just then")
 
     async def _continue(self, id: str, after_s: float) -> None:
         await asyncio.sleep(after_s)
