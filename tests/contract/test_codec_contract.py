@@ -74,17 +74,7 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
     normal = torch.randn(70_001, generator=draw)
     ties, tiny = (normal * 4).round(), normal * 1e-41
     least = torch.where(torch.arange(8192) % 4000 == 0, 1e-45, 0.0)  # one in a block
-    for tensor in (
-        normal,
-        normal[:4096],
-        ties,
-        normal.double() * 1e-30,
-        normal.half(),
-        tiny,
-        least,
-        normal**5,
-        0 * normal,
-    ):
+    for tensor in (normal, normal[:4096], ties, normal.double() * 1e-30, normal.half(), tiny, least, normal**5, 0 * normal):
         packet = sent(parse(text), tensor)
         value, total = decode(packet), torch.ones(len(tensor))
         blocks_of = {"read": value, "bytes": packet.to_bytes()}

@@ -80,7 +80,9 @@ def test_slots_that_are_killed_cost_no_batch(source: str, client: Client) -> Non
     assert seen == list(range(64))
 
 
-def test_what_raises_there_is_raised_here(source: str, client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_raises_there_is_raised_here(
+    source: str, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(None, True)
     feed = Feed(open_source(source), pick, client, 8, 0, 0)
     with pytest.raises(ValueError, match="this record is bad"):

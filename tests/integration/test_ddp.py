@@ -162,9 +162,7 @@ def hooked(codec: str, group: dist.ProcessGroup) -> tuple[DistributedDataParalle
     return model, hook
 
 
-@pytest.mark.parametrize(
-    "codec", ["none", "int8", "topk(1/4)+sr(codebook)", "powersgd(2)", "ef(powersgd(1)+int8, 0.9)"]
-)
+@pytest.mark.parametrize("codec", ["none", "int8", "topk(1/4)+sr(codebook)", "powersgd(2)", "ef(powersgd(1)+int8, 0.9)"])
 def test_feedback_in_a_checkpoint_goes_on_where_it_was(alone: dist.ProcessGroup, codec: str, tmp_path: Path) -> None:
     model, hook = hooked(codec, alone)
     for step in range(3):
@@ -185,9 +183,7 @@ def test_the_checkpoint_of_the_docs_is_written_and_read(
     alone: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    register, keep = (
-        block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "hook" in block
-    )
+    register, keep = (block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "hook" in block)
     model = DistributedDataParallel(nn.Linear(30, 40))
     names: dict[str, Any] = {"torch": torch, "ddp_model": model, "rank": 0}
     exec(register, names)

@@ -253,9 +253,7 @@ def test_signals_pause_and_resume_a_process(play, script, fresh):
 @either_way
 @hollow
 def test_stop_kills_what_ignores_the_term_signal(play, script, tmp_path, fresh):
-    path = script(
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)\n"
-    )
+    path = script("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)\n")
 
     async def scene(launcher: Launcher) -> None:
         id = await launcher.start(ProcessSpec(name="deaf", script=path, fresh=fresh))

@@ -50,9 +50,7 @@ def test_a_run_trains_on_the_pool_and_comes_home_beside_other_tasks(pool: PoolUp
     fetched = pool.ask("runs", "fetch", "second")
     home = pool.code / fetched["folder"]
     assert {"model.safetensors", "summary.json", "report.html"} <= {path.name for path in home.iterdir()}
-    assert (
-        home.joinpath("model.safetensors").read_bytes() == (pool.folder / "runs/second/model.safetensors").read_bytes()
-    )
+    assert home.joinpath("model.safetensors").read_bytes() == (pool.folder / "runs/second/model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -53,10 +53,7 @@ def test_files_of_safetensors_and_of_torch_hold_them(text: str, tmp_path: Path) 
     expected, _ = encoded(codec, inputs[3:], state)
     save_file(save_state(codec, state), tmp_path / "state.safetensors")
     torch.save({"codec": save_state(codec, state)}, tmp_path / "state.pt")
-    for found in (
-        load_file(tmp_path / "state.safetensors"),
-        torch.load(tmp_path / "state.pt", weights_only=True)["codec"],
-    ):
+    for found in (load_file(tmp_path / "state.safetensors"), torch.load(tmp_path / "state.pt", weights_only=True)["codec"]):
         assert encoded(codec, inputs[3:], load_state(codec, inputs[0], found))[0] == expected
 
 
@@ -79,12 +76,7 @@ def test_what_is_saved_is_a_copy_and_so_is_what_is_loaded() -> None:
 
 def test_the_state_of_another_codec_is_refused() -> None:
     like = torch.zeros(5)
-    others = [
-        ("ef(int8)", "ef(int4)"),
-        ("ef(int8)", "ef(int8, 0.9)"),
-        ("ef(int8)", "int8"),
-        ("sr(int4)", "sr(int4, 1)"),
-    ]
+    others = [("ef(int8)", "ef(int4)"), ("ef(int8)", "ef(int8, 0.9)"), ("ef(int8)", "int8"), ("sr(int4)", "sr(int4, 1)")]
     for saved, other in others:
         state = save_state(parse(saved), parse(saved).init(like))
         with pytest.raises(CodecError) as refused:

@@ -26,9 +26,7 @@ SMALL = 1 << 14  # values a piece, in place of 2^19: many pieces of few values
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.one_of(
     st.integers(0, 70_000).map(lambda n: (n,)),
-    st.sampled_from(
-        [(), (0,), (1,), (4096,), (SMALL,), (SMALL + 1,), (3 * SMALL,), (130, 70), (7, 0, 3), (40, 33, 30)]
-    ),
+    st.sampled_from([(), (0,), (1,), (4096,), (SMALL,), (SMALL + 1,), (3 * SMALL,), (130, 70), (7, 0, 3), (40, 33, 30)]),
 )
 weights = st.lists(st.sampled_from([1.0, 0.125, 1 / 3, 0.7, 0.0, -0.5, 1e-20]), min_size=1, max_size=9)
 

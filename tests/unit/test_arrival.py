@@ -263,9 +263,7 @@ def test_it_gives_what_it_has_and_its_own_model_only_where_there_is_none() -> No
 small = st.integers(0, 2)
 events = st.one_of(
     st.tuples(st.just("work"), st.booleans()),
-    st.tuples(
-        st.just("version"), st.sampled_from(["delta", "params", "state", "gap"]), small, small, st.integers(0, 5)
-    ),
+    st.tuples(st.just("version"), st.sampled_from(["delta", "params", "state", "gap"]), small, small, st.integers(0, 5)),
     st.tuples(st.just("roll back"), small, st.sets(st.integers(1, 5)), st.integers(0, 5)),
     st.tuples(st.just("refusal"), st.integers(1, 5), st.sampled_from(["stale", "lineage", "lease"])),
     st.tuples(st.just("end")),

@@ -111,9 +111,7 @@ def test_kernels_refuse_what_is_not_finite_wherever_it_is(text: str, at: int, on
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the contract's tensors are on the CPU: they are interpreted there")
-@pytest.mark.parametrize(
-    "check", [c for c in CHECKS if c not in (changed_bytes_are_refused_or_read, merging_is_adding)]
-)
+@pytest.mark.parametrize("check", [c for c in CHECKS if c not in (changed_bytes_are_refused_or_read, merging_is_adding)])
 def test_with_kernels_a_codec_keeps_what_it_promises(
     check: Callable[[Codec], None], on_device: Callable[..., Any]
 ) -> None:

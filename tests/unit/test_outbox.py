@@ -84,9 +84,7 @@ steps = st.lists(
 
 @settings(max_examples=300)
 @given(steps)
-def test_each_task_is_sent_once_in_order_and_stays_until_it_is_confirmed(
-    steps: list[tuple[str, object, object]],
-) -> None:
+def test_each_task_is_sent_once_in_order_and_stays_until_it_is_confirmed(steps: list[tuple[str, object, object]]) -> None:
     box, now_s = Outbox("s"), 0.0
     added, sent, confirmed = 0, [], set()
     for what, first, second in steps:

@@ -58,9 +58,7 @@ def run(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help=TENSORBOARD_HELP)] = False,
     keep_snapshots: Annotated[int, typer.Option(help=KEEP_HELP, min=1)] = 3,
     on: Annotated[Optional[str], typer.Option(help=ON_HELP)] = None,
-    priority: Annotated[
-        int, typer.Option(help="With --on: higher ones have slots first; lower ones leave theirs.")
-    ] = 0,
+    priority: Annotated[int, typer.Option(help="With --on: higher ones have slots first; lower ones leave theirs.")] = 0,
     require: Annotated[
         Optional[list[str]], typer.Option(help="With --on: a tag of the learners' workers, e.g. gpu=1. Repeat.")
     ] = None,
@@ -154,9 +152,7 @@ def resume(
 def log(
     folder: Annotated[Path, typer.Argument(help="The folder of a run, or of a pool.")],
     task: Annotated[Optional[str], typer.Option(help="Of a pool: what happened to this task, e.g. 3-17.")] = None,
-    at: Annotated[
-        Optional[str], typer.Option(help="Of a pool: what happened at 14:03, 14:03:20, '2026-11-21 14'.")
-    ] = None,
+    at: Annotated[Optional[str], typer.Option(help="Of a pool: what happened at 14:03, 14:03:20, '2026-11-21 14'.")] = None,
 ) -> None:
     """What happened, one line a fact.
 

@@ -48,7 +48,9 @@ def show(
 
 
 @app.command()
-def stop(name: Name, to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL) -> None:
+def stop(
+    name: Name, to: To = None, token_file: TokenFile = None, tls: Tls = None, folder: Folder = POOL
+) -> None:
     """Its learners leave with their work counted, and what is done is committed. `plesio runs resume` goes on with it."""
     from plesio.cli import asking
     from plesio.runs import requests

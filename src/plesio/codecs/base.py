@@ -151,9 +151,7 @@ class Stage:
 
     def is_finite(self, payload: Payload, numel: int, dtype: torch.dtype) -> bool:
         """Is all that is read?"""
-        return self.always_finite or all(
-            bool(values.isfinite().all()) for _, values in self.read(payload, numel, dtype)
-        )
+        return self.always_finite or all(bool(values.isfinite().all()) for _, values in self.read(payload, numel, dtype))
 
     def unpacked(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> Payload:
         """Of one that `varies`: the payload as it is read, checked. Raises CodecError."""

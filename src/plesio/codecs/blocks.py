@@ -24,9 +24,7 @@ from plesio.errors import CodecError, UserError
 MAX_BLOCK = CHUNK
 ROUNDED_UP = 1 + 2**-7  # what a scale of 16 bits may be beyond the exact one
 TOP = float(np.finfo(np.float32).max)
-TINY = float(
-    np.finfo(np.float32).tiny
-)  # no scale but 0 is smaller, so that none loses its precision or is flushed to zero
+TINY = float(np.finfo(np.float32).tiny)  # no scale but 0 is smaller, so that none loses its precision or is flushed to zero
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,9 @@ class Blocks(Stage, ABC):
             self._write_rows(compiled, rows, own, sent, head, short)
         return after
 
-    def _write_rows(self, compiled: Any, rows: Tensor, scales: Any, sent: Tensor, head: Tensor, short: int) -> None:
+    def _write_rows(
+        self, compiled: Any, rows: Tensor, scales: Any, sent: Tensor, head: Tensor, short: int
+    ) -> None:
         whole = rows.numel() * self.bits // 8
         if compiled is not None:
             room = sent if len(sent) == whole else torch.empty(whole, dtype=torch.uint8)
@@ -239,9 +239,7 @@ class Blocks(Stage, ABC):
     def check(self, payload: Payload, shape: Shape, dtype: torch.dtype) -> None:
         """Raises CodecError unless no scale is negative, and what the largest level makes of each is a number of dtype."""
         raw, levels = self._raw_scales(payload, math.prod(shape)), self.levels(payload[: self.head_bytes])
-        top = raw.max(
-            initial=0, keepdims=True
-        )  # of their bits: what is infinite, NaN or negative has more than a number
+        top = raw.max(initial=0, keepdims=True)  # of their bits: what is infinite, NaN or negative has more than a number
         most = min(torch.finfo(dtype).max * ROUNDED_UP, TOP)
         infinite = 0x7F800000 if self.wide else 0x7F80
         if top >= infinite or not float(self._exact(top)) * float(levels.abs().max()) <= most:

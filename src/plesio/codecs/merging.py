@@ -77,9 +77,7 @@ def _whole(packets: Sequence[Packet], weights: Sequence[float], into: Tensor | N
     return into
 
 
-def _adders(
-    packets: Sequence[Packet], opened_packets: Sequence[list[Part]], weights: Sequence[float]
-) -> Iterator[Adder]:
+def _adders(packets: Sequence[Packet], opened_packets: Sequence[list[Part]], weights: Sequence[float]) -> Iterator[Adder]:
     """One for each packet, or for several neighbours that are read alike."""
     all_of_it = zip(packets, opened_packets, weights, strict=True)
     for _, alike in itertools.groupby(all_of_it, lambda one: (one[0].stages, one[0].dtype)):

@@ -141,9 +141,7 @@ def _decompressed(piece: Piece) -> Payload:
     except zstandard.ZstdError as error:
         raise CodecError(f"a compressed piece of a packet is damaged: {error}") from error
     if len(found) != piece.before_bytes:
-        raise CodecError(
-            f"a piece of a packet had {piece.before_bytes} bytes before it was compressed, not {len(found)}"
-        )
+        raise CodecError(f"a piece of a packet had {piece.before_bytes} bytes before it was compressed, not {len(found)}")
     return found
 
 

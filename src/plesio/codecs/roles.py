@@ -146,7 +146,9 @@ class Bound:
 
     def init(self, like: Tensor) -> tuple[Any, ...]:
         """See Codec.init."""
-        return tuple(codec.init(part) for (codec, _), part in zip(self.parts, self._split(like.detach()), strict=True))
+        return tuple(
+            codec.init(part) for (codec, _), part in zip(self.parts, self._split(like.detach()), strict=True)
+        )
 
     def encode(self, tensor: Tensor, state: tuple[Any, ...]) -> tuple[Packet, tuple[Any, ...]]:
         """See Codec.encode."""

@@ -37,9 +37,7 @@ def load_state(codec: Codec, like: Tensor, tensors: Mapping[str, Tensor]) -> Any
     expected = {CODEC, *_leaves(form, ROOT)}
     if expected != {*tensors}:
         wrong = ", ".join(sorted(expected.symmetric_difference(tensors)))
-        raise CodecError(
-            f"codec {codec!r} was given a state that, unlike its own, lacks or has {wrong}; begin with init"
-        )
+        raise CodecError(f"codec {codec!r} was given a state that, unlike its own, lacks or has {wrong}; begin with init")
     return _loaded(codec, form, ROOT, tensors)
 
 
@@ -49,9 +47,7 @@ def check_codec(codec: Codec, tensors: Mapping[str, Tensor]) -> None:
         raise CodecError(f"codec {codec!r} was given tensors that are no saved state; save one with save_state")
     saved = bytes(tensors[CODEC].cpu().numpy()).decode(errors="replace")
     if saved != repr(codec):
-        raise CodecError(
-            f"codec {codec!r} was given the state of {saved!r}; load it with that one, or begin anew with init"
-        )
+        raise CodecError(f"codec {codec!r} was given the state of {saved!r}; load it with that one, or begin anew with init")
 
 
 def holds_back(state: Any) -> bool:

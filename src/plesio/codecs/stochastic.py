@@ -99,9 +99,7 @@ class Stochastic(Stage):
             part = flat[start : start + CHUNK]
             found = cast(part.to(torch.float32), self.inner.target, noise, start)
             if bool((found.isinf() != part.isinf()).any()):
-                raise CodecError(
-                    f"codec {self!r} cannot carry values beyond {torch.finfo(found.dtype).max:.5g}; use 'none'"
-                )
+                raise CodecError(f"codec {self!r} cannot carry values beyond {torch.finfo(found.dtype).max:.5g}; use 'none'")
             out[start : start + CHUNK] = found
 
     def _fill(self, flat: Tensor, payload: Tensor, rule: Levels | Pairs, noise: Noise) -> None:

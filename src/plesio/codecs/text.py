@@ -47,9 +47,7 @@ def _by_role(text: str, arguments: list[str]) -> Codec:
     for argument in arguments:
         role, _, codec = argument.partition("=")
         if role.strip() not in ROLES or role.strip() in found:
-            raise UserError(
-                f"codec {text!r} names the roles {', '.join(ROLES)}, each once: byrole(norms=bf16, rest=int4)"
-            )
+            raise UserError(f"codec {text!r} names the roles {', '.join(ROLES)}, each once: byrole(norms=bf16, rest=int4)")
         found[role.strip()] = parse(codec)
     return ByRole(**found)
 

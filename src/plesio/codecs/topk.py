@@ -113,9 +113,7 @@ class TopK(Picks):
             found.append(_largest(flat[whole:].view(1, -1), -(-rest * self.keep // BLOCK)))
         places = torch.cat([each.reshape(-1) for each in found])
         side.copy_(_packed(places))
-        firsts = torch.arange(0, max(len(flat), 1), BLOCK, device=flat.device).repeat_interleave(self.keep)[
-            : len(places)
-        ]
+        firsts = torch.arange(0, max(len(flat), 1), BLOCK, device=flat.device).repeat_interleave(self.keep)[: len(places)]
         return places + firsts, None
 
     def places(self, side: Payload, numel: int) -> Tensor:

@@ -22,7 +22,9 @@ ENDED = ("finished", "failed", "stopped")
 AS_ITS_TASK = {"done": "finished", "dead": "failed", "cancelled": "stopped", "ready": "waiting", "waiting": "waiting"}
 
 
-def start(client: Client, spec: RunSpec, script: Path, priority: int, requires: dict[str, float]) -> Future:
+def start(
+    client: Client, spec: RunSpec, script: Path, priority: int, requires: dict[str, float]
+) -> Future:
     """Hands in a run: its code is the folder we are in. The Future is its row, once it has ended. Raises UserError."""
     check_host(client)
     root = Path.cwd().resolve()

@@ -49,7 +49,9 @@ class Host:
         self.web: WebProcess | None = None
         if settings.http >= 0:
             self.web = WebProcess(
-                WebSettings(folder=settings.folder, listener=settings.http, token=settings.http_token, tls=settings.tls)
+                WebSettings(
+                    folder=settings.folder, listener=settings.http, token=settings.http_token, tls=settings.tls
+                )
             )
         self.coordinator = 0
         self.started_s = 0.0

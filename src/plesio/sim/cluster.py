@@ -59,7 +59,9 @@ class Cluster:
         self.world = World(seed)
         self.network = Network(self.world)
         downlink = "int8" if seed // 4 % 2 else "none"  # changes, or whole versions of which some may be missed
-        self.spec = RunSpec(run=f"sim-{seed}", learners=learners, schedule=schedule, epochs=epochs, downlink=downlink)
+        self.spec = RunSpec(
+            run=f"sim-{seed}", learners=learners, schedule=schedule, epochs=epochs, downlink=downlink
+        )
         self.dataset = Dataset(units, 1, epochs)
         self.steps = steps
         self.speeds = speeds or tuple(self.world.rng.uniform(0.03, 0.2) for _ in range(learners))

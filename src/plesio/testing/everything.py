@@ -59,9 +59,7 @@ class Everything:
         """Until all is done, or the time is over."""
         began_s = time.monotonic()
         shutil.copy(STEADY, self.pool.code)
-        (self.pool.code / "in.jsonl").write_text(
-            "".join(json.dumps({"text": f"record {i}"}) + "\n" for i in range(RECORDS))
-        )
+        (self.pool.code / "in.jsonl").write_text("".join(json.dumps({"text": f"record {i}"}) + "\n" for i in range(RECORDS)))
         with self.pool as pool:
             run = pool.command(
                 "run", "--on", str(pool.folder), "--name", "r", "--learners", "2", "--strategy", "decoupled(every=8)",
@@ -143,9 +141,7 @@ class Everything:
         self.pool.wait_for_tokens("r", 100)
         for _ in range(KILLS):
             time.sleep(self.rng.uniform(*BETWEEN_S))
-            what = self.rng.choice(
-                ("a slot", "a slot", "the coordinator", "a learner", "the supervisor", "the own slot")
-            )
+            what = self.rng.choice(("a slot", "a slot", "the coordinator", "a learner", "the supervisor", "the own slot"))
             pids = self._who(what)
             if pids:
                 self.killed.append(what)
@@ -169,9 +165,7 @@ class Everything:
 
     def _named(self, words: str) -> list[int]:
         assert self.pool.process is not None
-        return [
-            pid for pid in descendants(self.pool.process.pid) if words.encode().replace(b" ", b"\0") in command(pid)
-        ]
+        return [pid for pid in descendants(self.pool.process.pid) if words.encode().replace(b" ", b"\0") in command(pid)]
 
     # -- what was promised
 

@@ -58,9 +58,7 @@ class PoolUp:
             left = descendants(self.process.pid)
             self.process.kill()
             self.process.wait()
-            wait_for(
-                lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and alive(pid) for pid in left), "no one is left"
-            )
+            wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and alive(pid) for pid in left), "no one is left")
             self.process = None
 
     def down(self) -> int:

@@ -61,9 +61,7 @@ class Hook(ABC):
             parts.setdefault(name, {})[part] = tensor
         parameters = _named(model)
         if unknown := sorted({*parts} - {*parameters}):
-            raise CodecError(
-                f"ddp_hook was given states of {unknown}, which the model has not; load what it saved itself"
-            )
+            raise CodecError(f"ddp_hook was given states of {unknown}, which the model has not; load what it saved itself")
         loaded = {name: self._loaded(name, parameters[name], each) for name, each in parts.items()}
         self.states.clear()
         self.states.update((parameters[name], state) for name, state in loaded.items())
@@ -87,9 +85,7 @@ def ddp_hook(codec: Codec | str) -> Hook:
     """
     whole = with_feedback(parse(codec) if isinstance(codec, str) else codec)
     if whole.varies:
-        raise UserError(
-            f"ddp_hook needs packets of one length, and those of {whole!r} vary; leave out zstd or adaptive"
-        )
+        raise UserError(f"ddp_hook needs packets of one length, and those of {whole!r} vary; leave out zstd or adaptive")
     if isinstance(whole, ErrorFeedback) and isinstance(whole.codec, PowerSGD):
         return AveragedFactors(whole, whole.codec)
     return GatheredPackets(whole)

@@ -58,10 +58,7 @@ def encode_int2(x, counts, pairs, codes, steps):
             low = below / max(count - many, F64(1))
             high = above / many if many > 0 else low
             edge = (high + low) / 2
-        first, second = (
-            rounded(as_bits(np.float32(low)), top, MOST_1),
-            rounded(as_bits(np.float32(high)), top, MOST_1),
-        )
+        first, second = (rounded(as_bits(np.float32(low)), top, MOST_1), rounded(as_bits(np.float32(high)), top, MOST_1))
         pairs[r, 0], pairs[r, 1] = np.uint16(first >> I32(16)), np.uint16(second >> I32(16))
         middle = as_bits((as_float(first) + as_float(second)) / np.float32(2))
         for i in range(len(out)):
