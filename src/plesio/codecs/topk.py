@@ -64,9 +64,7 @@ class TopK(Picks):
         """See Stage.split."""
         flat = tensor.reshape(-1)
         whole = len(flat) // BLOCK * BLOCK
-        compiled = (
-            kernels.on_cpu("topk") if flat.device.type == "cpu" and flat.dtype == torch.float32 and whole else None
-        )
+        compiled = kernels.worth("topk", flat[:whole]) if flat.dtype == torch.float32 else None
         if compiled is None or self.keep % 2 or not flat.is_contiguous():
             return super().split(tensor, side, state)
         inner = torch.empty(self.picked(len(flat)))
