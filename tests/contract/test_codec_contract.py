@@ -90,16 +90,20 @@ def test_compiled_loops_make_the_bytes_that_torch_makes(text: str, monkeypatch: 
             torch.testing.assert_close(total, expected)
 
 
-@pytest.mark.parametrize("text", ["int8", "int8(48)", "int8(100)", "int4", "int4(32)", "int4(24)"])
+@pytest.mark.parametrize("text", ["int8", "int8(48)", "int8(100)", "int4", "int4(32)", "int4(24)", "nf4", "sign", "int2"])
 @pytest.mark.parametrize("first", [16, 1])
 def test_what_is_written_past_the_caches_is_the_same(text: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = kernels.on_cpu("blocks")
+    compiled, fars = kernels.on_cpu("blocks"), []
     packet = sent(parse(text), torch.randn(70_001, generator=torch.Generator().manual_seed(3)))
     near, room = decode(packet), torch.full((70_050,), 5.0)
+    for name in ("decode_8", "decode_4"):
+        loop = getattr(compiled, name)
+        monkeypatch.setattr(compiled, name, lambda add, far, loop=loop: fars.append(far) or loop(add, far))
     monkeypatch.setattr(compiled, "FAR", 1 << 14)
     out = room[first : first + 70_001]
     assert torch.equal(decode(packet, out), near)
     assert bool((room[:first] == 5).all()) and bool((room[first + 70_001 :] == 5).all())
+    assert any(fars) == (first == 16 and text in ("int8", "int8(48)", "int4", "int4(32)"))
 
 
 def test_where_nothing_can_be_written_loops_are_compiled_for_this_process_alone() -> None:
@@ -115,12 +119,12 @@ def test_where_nothing_can_be_written_loops_are_compiled_for_this_process_alone(
 def test_what_was_compiled_before_needs_no_compiler(tmp_path: Path) -> None:
     """And is compiled again where the file that all loops share is another one."""
     code = (
-        "import sys, numpy as np; from plesio.codecs.kernels import chance, compiling; compiling.HERE = None; "
+        "import sys, numpy as np; from plesio.codecs.kernels import chance, compiling; compiling.SHARED = None; "
         "tops = np.zeros(2, np.int32); assert chance.tops(np.ones((2, 8), np.float32), tops) == -1 and tops.all(); "
         "print('numba.np.arraymath' in sys.modules, *chance.tops.stats.cache_hits.values())"
     )
     told = []
-    for stamp in ("(1, 2)", "(1, 2)", "(1, 3)"):
+    for stamp in ("[1, 2]", "[1, 2]", "[1, 3]"):
         words = [sys.executable, "-c", code.replace("None", stamp)]
         found = subprocess.run(
             words, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, check=True, timeout=120

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,7 +122,7 @@ def test_the_bench_measures_kernels_by_themselves_and_names_a_device_that_is_not
     from plesio.cli import codecbench
     from plesio.codecs.kernels import gpu
 
-    monkeypatch.setattr(codecbench.kernels, "on_device", lambda kind: gpu)
+    monkeypatch.setattr(codecbench, "kernels", SimpleNamespace(on_device=lambda kind: gpu))
     words = ("--values", "65536", "--rounds", "1", "--codec", "codebook(16)", "--codec", "topk")
     said = typed("bench", "codecs", *words, "--json")
     by_themselves = {"kernel_encode_ratio", "kernel_decode_ratio"}

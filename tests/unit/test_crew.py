@@ -74,7 +74,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_happened(
 def test_each_fault_has_its_own_time_and_one_that_meets_nobody_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = faults.parse("kill learner-0 at 2000 tokens; kill learner-1 at 0s; stop all at 1000 tokens for 0s", 2)
+    asked = faults.parse("kill learner-0 at 3600s; kill learner-1 at 0s; stop all at 1000 tokens for 0s", 2)
     said: list[str] = []
 
     async def scenario() -> None:

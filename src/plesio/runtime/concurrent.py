@@ -34,6 +34,7 @@ class Concurrent:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="task")
         self.wake = asyncio.Event()
         self.broken = False
+        self.watched: int | None = None  # the connection's file descriptor, as the loop knows it
 
     def run(self, item: Item) -> None:
         """This one, and all that come, until none is under way. Raises AccessRefused."""
@@ -50,6 +51,8 @@ class Concurrent:
         self._watch()
         try:
             while self.active:
+                if self.slot.channel is not None and self.slot.channel.closed:  # another thread's sending broke
+                    self._break()
                 if self.broken:
                     await self._mend()
                 self._start_waiting()
@@ -128,11 +131,14 @@ class Concurrent:
 
     def _watch(self) -> None:
         assert self.slot.channel is not None
-        self.loop.add_reader(self.slot.channel.sock.fileno(), self._readable)
+        self.watched = self.slot.channel.sock.fileno()
+        if self.watched >= 0:
+            self.loop.add_reader(self.watched, self._readable)
 
     def _unwatch(self) -> None:
-        if self.slot.channel is not None and self.slot.channel.sock.fileno() >= 0:
-            self.loop.remove_reader(self.slot.channel.sock.fileno())
+        if self.watched is not None and self.watched >= 0:
+            self.loop.remove_reader(self.watched)  # also when it is closed: the next connection may have its number
+        self.watched = None
 
     def _readable(self) -> None:
         try:

@@ -117,10 +117,10 @@ class Slot:
                 print(f"{self.settings.slot}: {error}", file=sys.stderr, flush=True)
                 sys.exit(error.exit_code)
             except (OSError, WireError):
+                if self.channel is not None:
+                    self.channel.close()  # which ends a sending that is under way
                 with self.sending:
-                    if self.channel is not None:
-                        self.channel.close()
-                        self.channel = None
+                    self.channel = None
                 farewells += self.leaving
                 if farewells > FAREWELLS:
                     return
@@ -286,6 +286,7 @@ class Slot:
 
     def fail(self, item: Item, kind: str, message: str) -> None:
         """Tells how a task failed. kind: see outcome.py."""
+        self.current = 0  # signals are for it no more
         self.flush()
         known = self.settings
         message = message[-MESSAGE_LENGTH:]
@@ -310,26 +311,26 @@ class Slot:
 
     def _send_late(self) -> None:
         """A thread of its own: what was done before a task that takes long is not kept until that ends."""
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM}
-        )  # they wake the main one
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM})  # for the main thread
         while self.late.wait():
             self.late.clear()
             time.sleep(LATE_S)
-            with (
-                contextlib.suppress(WireError),
-                self.sending,
-            ):  # where it broke: all is sent again by the next connection
-                if self.channel is not None:
+            with self.sending:
+                if self.channel is None:
+                    continue
+                try:
                     self.flush()
+                except Exception:  # the main thread meets it too, and sends all again by another connection
+                    self.channel.close()
 
     def _leave(self) -> None:
         known = self.settings
-        self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)  # first: results make room for more
-        self.flush()
-        self._give_back(tuple(item.id for item in self.todo))
-        assert self.channel is not None
-        self.channel.close()
+        with self.sending:
+            self._tell(s.SlotLeaves(known.slot, known.incarnation), keep=False)  # first: results make room for more
+            self.flush()
+            self._give_back(tuple(item.id for item in self.todo))
+            assert self.channel is not None
+            self.channel.close()
 
     # -- signals
 

@@ -1,6 +1,7 @@
 """A channel for programs without an event loop: the same frames over a blocking socket, TCP or TLS.
 
-One thread may receive while others send. It knows no message types, and no payloads.
+One thread may receive while others send; with TLS one of them at a time reads or writes, as OpenSSL wants it. It knows no
+message types, and no payloads.
 """
 
 from __future__ import annotations
@@ -41,8 +42,14 @@ class BlockingChannel:
         self._looker = Looker()
         self._buffer = bytearray()
         self._sending = threading.Lock()
+        self._receiving = self._sending if hasattr(sock, "pending") else contextlib.nullcontext()  # TLS
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+
+    @property
+    def closed(self) -> bool:
+        """Has it been closed here, by whomever?"""
+        return self.sock.fileno() < 0
 
     def send(self, body: bytes) -> None:
         """Sends one frame, whole. Raises WireError when the connection is gone."""
@@ -82,7 +89,8 @@ class BlockingChannel:
     def _recv(self, flags: int) -> bytes | None:
         """Bytes; None when there are none. Raises WireError when there will be none."""
         try:
-            data = self.sock.recv(READ_BYTES, flags)
+            with self._receiving:
+                data = self.sock.recv(READ_BYTES, flags)
         except (BlockingIOError, InterruptedError, TimeoutError):
             return None
         except (OSError, ValueError) as error:

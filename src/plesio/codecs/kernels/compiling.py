@@ -12,8 +12,8 @@ row, which takes as long as what is done to a short one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llvmlite.ir as ir
@@ -24,17 +24,18 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
-from plesio.codecs.blocks import largest_scale
+from plesio.codecs import blocks, noise
 
 ABS, INF = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 TINY = np.int32(0x00800000)
-MOST_1, MOST_7 = (np.int32(largest_scale(levels)) for levels in (1, 7))
+MOST_1, MOST_7 = (np.int32(blocks.largest_scale(levels)) for levels in (1, 7))
 ONE, I32 = np.float32(1), np.int32
 ROUND = np.float32(3 << 22)  # added, it leaves the nearest integer, half to even, in the lowest bits
 LINE, AHEAD = 64, 8192  # bytes
 KNOWN = (0, 68)  # the newest numba that was tried with what Shelf does
 VERSION = tuple(int(part) for part in numba.__version__.split(".")[:2])
-HERE = (Path(__file__).stat().st_mtime_ns, Path(__file__).stat().st_size)
+_FILES = [os.stat(path) for path in (__file__, blocks.__file__, noise.__file__)]
+SHARED = [(file.st_mtime_ns, file.st_size) for file in _FILES]
 
 
 class Shelf(FunctionCache):
@@ -52,8 +53,8 @@ class Shelf(FunctionCache):
             return self._load_overload(sig, target_context)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """What must be as it was when the loop was compiled: besides its own file, which numba looks at, this one."""
-        return (*super()._index_key(sig, codegen), *HERE)
+        """What must be as it was when the loop was compiled: besides its own file, which numba looks at, what they share."""
+        return (*super()._index_key(sig, codegen), *SHARED)
 
 
 def shelf(loop: Any) -> Shelf | None:
