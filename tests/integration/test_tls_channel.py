@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import fcntl
 import random
+import socket
 import ssl
+import termios
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,11 @@ import pytest
 from plesio.cli import cert
 from plesio.errors import TlsRefused, TokenRefused, WireError
 from plesio.runtime.peer import keep_connected
+from plesio.testing.waiting import wait_for
 from plesio.wire import channel as wire
+from plesio.wire.blocking import BlockingChannel
 from plesio.wire.channel import Channel, connect
+from plesio.wire.frames import HEADER, Limits
 from plesio.wire.server import Server, serve
 from plesio.wire.tls import Tls, load
 
@@ -311,3 +319,48 @@ def test_who_comes_and_goes_without_a_word_is_no_refusal(folder: Path) -> None:
             assert it.refused == [] and it.server.strangers == {}
 
     run(main())
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that wait there."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
+def test_half_a_record_keeps_nobody_from_sending(folder: Path) -> None:
+    ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        each.settimeout(WAIT_S)
+    server = side(folder, "ours", "run", serves=True).server
+    assert server is not None
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    far = server.wrap_bio(coming, going, server_side=True)
+
+    def shake() -> None:
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                far.do_handshake()
+                break
+            theirs.sendall(going.read())
+            coming.write(theirs.recv(1 << 16))
+        theirs.sendall(going.read())
+
+    with ThreadPoolExecutor(3) as threads:
+        shaking = threads.submit(shake)
+        channel = BlockingChannel(side(folder, "ours", "node").client.wrap_socket(ours), Limits(1 << 20, 0))
+        shaking.result(WAIT_S)
+        far.write(HEADER.pack(5, 0) + b"yours")
+        record = going.read()
+        theirs.sendall(record[:10])
+        received = threads.submit(lambda: next(filter(None, iter(channel.receive, None))))
+        try:
+            wait_for(lambda: unread(channel.sock) == 0, "who receives takes the half", WAIT_S)
+            threads.submit(channel.send, b"mine").result(WAIT_S)
+            coming.write(theirs.recv(1 << 16))
+            assert far.read(1 << 16) == HEADER.pack(4, 0) + b"mine"
+        finally:
+            theirs.sendall(record[10:])
+        assert received.result(WAIT_S) == [b"yours"]
+    channel.close()
+    theirs.close()

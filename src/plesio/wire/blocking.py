@@ -42,7 +42,7 @@ class BlockingChannel:
         self._looker = Looker()
         self._buffer = bytearray()
         self._sending = threading.Lock()
-        self._receiving = self._sending if hasattr(sock, "pending") else contextlib.nullcontext()  # TLS
+        self._secured = hasattr(sock, "pending")
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -89,8 +89,7 @@ class BlockingChannel:
     def _recv(self, flags: int) -> bytes | None:
         """Bytes; None when there are none. Raises WireError when there will be none."""
         try:
-            with self._receiving:
-                data = self.sock.recv(READ_BYTES, flags)
+            data = self._recv_secured() if self._secured else self.sock.recv(READ_BYTES, flags)
         except (BlockingIOError, InterruptedError, TimeoutError):
             return None
         except (OSError, ValueError) as error:
@@ -98,6 +97,22 @@ class BlockingChannel:
         if not data:
             raise WireError("the other side closed the connection")
         return data
+
+    def _recv_secured(self) -> bytes:
+        """As `recv`. It waits before it has the lock, not with it: for less than a record there is BlockingIOError."""
+        import ssl
+
+        self.ready(None)
+        with self._sending:
+            waits_s = self.sock.gettimeout()
+            self.sock.settimeout(0.0)
+            try:
+                return self.sock.recv(READ_BYTES)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                raise BlockingIOError from error
+            finally:
+                with contextlib.suppress(OSError):  # it was closed meanwhile
+                    self.sock.settimeout(waits_s)
 
     def _peek(self) -> bytes | None:
         return self._recv(socket.MSG_DONTWAIT)
